@@ -1,0 +1,24 @@
+"""Denoising training of a prior; leaves set the network, the data and the length."""
+
+_base_ = './mmdiff_runtime.py'
+
+model = dict(
+    type='mmdiff.DiffusionPretrainer',
+    autocast='bfloat16',
+    data_preprocessor=dict(
+        type='DetDataPreprocessor',
+        mean=[127.5, 127.5, 127.5],
+        std=[127.5, 127.5, 127.5],
+        bgr_to_rgb=True,
+    ),
+)
+optim_wrapper = dict(
+    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.01),
+    clip_grad=dict(max_norm=1.0),
+)
+default_hooks = dict(
+    logger=dict(interval=50),
+    checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1),
+)
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)

@@ -1,0 +1,20 @@
+"""The prior that configs/pretrain/unet-patch4_voc07.py makes, and a neck for it."""
+
+prior_preprocessor = dict(
+    mean=[127.5, 127.5, 127.5],
+    std=[127.5, 127.5, 127.5],
+    bgr_to_rgb=True,
+    pad_size_divisor=32,
+)
+prior_backbone = dict(
+    type='mmdiff.DiffusionUNet',
+    model=dict(source='work_dirs/unet-patch4_voc07/prior'),
+    timestep=100,
+    out_indices=('down.0.1', 'up.2', 'down.1.1', 'up.1', 'up.0', 'mid'),
+)
+prior_neck = dict(
+    type='mmdiff.DiffusionFPN',
+    in_channels=[64, 128, 128, 192, 256, 256],
+    in_strides=[4, 4, 8, 8, 16, 32],
+    out_channels=128,
+)

@@ -1,0 +1,26 @@
+"""FCOS on the shipped prior, frozen."""
+
+_base_ = [
+    '../_base_/models/fcos_r50-caffe_fpn_gn-head.py',
+    '../_base_/priors/toy_voc.py',
+    '../_base_/datasets/toy_voc.py',
+    '../_base_/schedules/toy.py',
+    '../_base_/mmdiff_runtime.py',
+]
+
+out_strides = (4, 8, 16, 32)
+model = dict(
+    data_preprocessor=_base_.prior_preprocessor,
+    backbone=dict(_delete_=True, **_base_.prior_backbone),
+    neck=dict(_delete_=True, **_base_.prior_neck, out_strides=out_strides),
+    bbox_head=dict(
+        num_classes=6,
+        in_channels=64,
+        feat_channels=64,
+        stacked_convs=2,
+        strides=out_strides,
+        regress_ranges=((-1, 24), (24, 48), (48, 96), (96, 1e8)),
+    ),
+)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)

@@ -1,0 +1,77 @@
+"""A prior of VOC photographs at 128 px: 21.8 M parameters on patches of 4 px."""
+
+_base_ = '../_base_/pretrain.py'
+
+model = dict(
+    model=dict(
+        source=dict(
+            type='UNet2DModel',
+            sample_size=32,
+            in_channels=48,
+            out_channels=48,
+            block_out_channels=(64, 128, 192, 256),
+            layers_per_block=2,
+            down_block_types=(
+                'DownBlock2D',
+                'DownBlock2D',
+                'AttnDownBlock2D',
+                'DownBlock2D',
+            ),
+            up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
+            attention_head_dim=32,
+            norm_num_groups=16,
+            resnet_time_scale_shift='scale_shift',
+        ),
+        schedule=dict(
+            beta_schedule='shifted_cosine', shift=0.5, prediction_type='v_prediction'
+        ),
+    )
+)
+train_dataloader = dict(
+    batch_size=32,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='VOCDataset',
+        data_root='data/VOCdevkit/',
+        ann_file='VOC2007/ImageSets/Main/train.txt',
+        data_prefix=dict(sub_data_root='VOC2007/'),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='Resize', scale=(160, 160), keep_ratio=False),
+            dict(
+                type='RandomCrop',
+                crop_type='absolute_range',
+                crop_size=(96, 160),
+                allow_negative_crop=True,
+            ),
+            dict(type='Resize', scale=(128, 128), keep_ratio=False),
+            dict(type='RandomFlip', prob=0.5),
+            dict(type='PackDetInputs', meta_keys=('img_id',)),
+        ],
+    ),
+)
+max_iters = 1300
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(
+        type='LinearLR',
+        start_factor=1.0,
+        end_factor=0.01,
+        by_epoch=False,
+        begin=int(0.6 * max_iters),
+        end=max_iters,
+    ),
+]
+custom_hooks = [
+    dict(
+        type='EMAHook',
+        ema_type='ExpMomentumEMA',
+        momentum=0.004,
+        gamma=100,
+        update_buffers=False,
+    )
+]

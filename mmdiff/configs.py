@@ -1,0 +1,34 @@
+"""Find the configs that the package carries."""
+
+from pathlib import Path
+
+from mmengine.config.utils import MODULE2PACKAGE
+
+# Lets `_base_ = 'mmdiff::detection/...'` and mmengine.hub.get_config find them.
+MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
+
+
+def config_path(name: str) -> str:
+    """Path of a config of this package, for tools that take a file.
+
+    Args:
+        name: Path below ``configs``, ``detection/faster-rcnn_...py``.
+
+    Raises:
+        FileNotFoundError: If there is none of that name; it lists those there are.
+
+    Example:
+        >>> config_path('detection/faster-rcnn_toy-unet_dfpn_toy-voc.py')[-12:]
+        'n_toy-voc.py'
+    """
+    package = Path(__file__).resolve().parent
+    folders = package / '.mim' / 'configs', package.parent / 'configs'
+    folder = next(f for f in folders if f.is_dir())
+    if not (folder / name).is_file():
+        known = sorted(
+            str(path.relative_to(folder))
+            for path in folder.rglob('*.py')
+            if '_base_' not in path.parts
+        )
+        raise FileNotFoundError(f'No config {name!r}; there are: {", ".join(known)}.')
+    return str(folder / name)

@@ -1,0 +1,217 @@
+"""A generated detection set in VOC layout: shapes on textures, for demos and tests."""
+
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+CLASSES = ('disk', 'square', 'triangle', 'star', 'ring', 'cross')
+# Sub-pixel bits of the corners, as cv2.fillPoly takes them.
+SHIFT = 6
+
+
+def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray:
+    """A random coloured texture: stripes, checks, clouds or a gradient, in 0..255."""
+    ys, xs = np.mgrid[:size, :size] / size
+    angle = rng.uniform(0, np.pi)
+    along = xs * np.cos(angle) + ys * np.sin(angle)
+    across = ys * np.cos(angle) - xs * np.sin(angle)
+    frequency = rng.uniform(2, 9)
+    kind = rng.integers(4)
+    if kind == 0:
+        wave = np.sin(2 * np.pi * frequency * along)
+    elif kind == 1:
+        wave = np.sign(
+            np.sin(np.pi * frequency * along) * np.sin(np.pi * frequency * across)
+        )
+    elif kind == 2:
+        wave = np.zeros((size, size))
+        for octave in (3, 6, 12, 24):
+            grid = rng.normal(size=(octave, octave)).astype(np.float32)
+            wave += 2 * cv2.resize(grid, (size, size), interpolation=2) / octave**0.5
+    else:
+        wave = 2 * along - 1
+    wave = np.clip(wave, -1, 1)[..., None] * 0.5 + 0.5
+    first = rng.uniform(30, 225, 3)
+    second = np.clip(first + rng.uniform(-contrast, contrast, 3), 0, 255)
+    return first * (1 - wave) + second * wave
+
+
+def _outline(name: str) -> list[np.ndarray]:
+    """Polygons of a shape within the unit circle; a second one is a hole."""
+    turn = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    circle = np.stack([np.cos(turn), np.sin(turn)], 1)
+    if name == 'disk':
+        return [circle]
+    if name == 'ring':
+        return [circle, 0.55 * circle]
+    if name == 'cross':
+        a, b = 0.95, 0.3
+        corners = [(-b, a), (b, a), (b, b), (a, b), (a, -b), (b, -b)]
+        corners += [(-x, -y) for x, y in corners]
+        return [np.array(corners)]
+    count = {'square': 4, 'triangle': 3, 'star': 10}[name]
+    turn = 2 * np.pi * np.arange(count) / count
+    radius = np.ones(count)
+    if name == 'star':
+        radius[1::2] = 0.42
+    return [np.stack([radius * np.cos(turn), radius * np.sin(turn)], 1)]
+
+
+def _coverage(
+    name: str, centre: np.ndarray, radius: float, angle: float, size: int
+) -> np.ndarray:
+    """Share of every pixel that a shape covers, (size, size), in 0..1."""
+    rotation = np.array(
+        [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    )
+    mask = np.zeros((size, size), np.uint8)
+    polygons = [
+        np.round(((p * radius) @ rotation.T + centre) * 2**SHIFT).astype(np.int32)
+        for p in _outline(name)
+    ]
+    # Even-odd rule: the second polygon is a hole.
+    cv2.fillPoly(mask, polygons, 255, lineType=cv2.LINE_AA, shift=SHIFT)
+    return mask / 255.0
+
+
+def draw_scene(
+    rng: np.random.Generator,
+    size: int = 128,
+    radius_range: tuple[float, float] = (0.13, 0.27),
+    max_objects: int = 4,
+    in_view_share: float = 0.7,
+) -> tuple[np.ndarray, list[tuple[str, tuple[int, int, int, int]]]]:
+    """Draw one image.
+
+    Args:
+        rng: Source of everything random.
+        size: Height and width in pixels.
+        radius_range: Smallest and largest radius of a shape, as shares of the size.
+        max_objects: At most so many shapes; at least two are tried.
+        in_view_share: Later shapes leave at least so much of an earlier one in view.
+
+    Returns:
+        Image (size, size, 3), uint8, BGR, and ``(class name, (x1, y1, x2, y2))`` of
+        each object, in pixels from 0, the box of the whole shape also where it is occluded.
+    """
+    canvas = _texture(rng, size, contrast=60)
+    in_view: list[np.ndarray] = []  # of each object, what later ones left
+    areas: list[float] = []
+    objects = []
+    for _ in range(rng.integers(2, max_objects + 1)):
+        for _attempt in range(10):
+            name = CLASSES[rng.integers(len(CLASSES))]
+            radius = size * np.exp(rng.uniform(*np.log(radius_range)))
+            centre = rng.uniform(radius, size - 1 - radius, 2)
+            angle = rng.uniform(0, 2 * np.pi)
+            cover = _coverage(name, centre, radius, angle, size)
+            left = [view * (1 - cover) for view in in_view]
+            if all(v.sum() >= in_view_share * a for v, a in zip(left, areas)):
+                break
+        else:
+            continue
+        weight = cover[..., None] / cover.sum()
+        # Stand out from what is behind, on average over the shape.
+        behind = (canvas * weight).sum((0, 1))
+        fill = _texture(rng, size, contrast=90)
+        while np.abs((fill * weight).sum((0, 1)) - behind).max() < 45:
+            fill = _texture(rng, size, contrast=90)
+        canvas += cover[..., None] * (fill - canvas)
+        in_view = [*left, cover]
+        areas.append(cover.sum())
+        rows = np.nonzero((cover > 0.5).any(1))[0]
+        columns = np.nonzero((cover > 0.5).any(0))[0]
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        objects.append((name, tuple(int(v) for v in box)))
+    canvas += rng.normal(0, 3, canvas.shape)  # sensor noise
+    return np.clip(np.round(canvas), 0, 255).astype(np.uint8), objects
+
+
+def _annotation(name: str, size: int, objects: list) -> bytes:
+    root = ET.Element('annotation')
+    ET.SubElement(root, 'filename').text = f'{name}.jpg'
+    node = ET.SubElement(root, 'size')
+    for key, value in (('width', size), ('height', size), ('depth', 3)):
+        ET.SubElement(node, key).text = str(value)
+    for label, box in objects:
+        node = ET.SubElement(root, 'object')
+        ET.SubElement(node, 'name').text = label
+        ET.SubElement(node, 'difficult').text = '0'
+        bndbox = ET.SubElement(node, 'bndbox')
+        # VOC counts pixels from 1 (mmdet takes the 1 off again).
+        for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box):
+            ET.SubElement(bndbox, key).text = str(value + 1)
+    ET.indent(root)
+    return ET.tostring(root)
+
+
+def make_toy_voc(
+    out: str | Path,
+    num_train: int = 1600,
+    num_val: int = 200,
+    size: int = 128,
+    seed: int = 0,
+    small: bool = False,
+    progress: Callable = lambda names: names,
+) -> Path:
+    """Write the set to ``out`` (``JPEGImages``, ``Annotations``, ``ImageSets/Main``).
+
+    Image ``i`` of a split depends on ``(seed, split, i)`` only. A set of the same
+    arguments that lies there already is kept; anything else is never written over.
+
+    Args:
+        out: Folder to make.
+        num_train: Images in ``train.txt``.
+        num_val: Images in ``val.txt``.
+        size: Height and width of the images in pixels.
+        seed: Seed of the set.
+        small: More and smaller shapes that hide more of each other.
+        progress: Wraps the list of images, to show how far it is.
+
+    Raises:
+        ValueError: For sizes out of range.
+        FileExistsError: If ``out`` holds something else.
+    """
+    out = Path(out)
+    if size < 32 or num_train < 1 or num_val < 1:
+        raise ValueError(
+            f'A toy set needs size >= 32 and at least one image in each split; got '
+            f'size={size}, num_train={num_train}, num_val={num_val}.'
+        )
+    kind = 'small' if small else 'large'
+    stamp = f'train={num_train} val={num_val} size={size} seed={seed} {kind} v2\n'
+    scene = dict(radius_range=(0.07, 0.22), max_objects=5, in_view_share=0.6)
+    scene = scene if small else {}
+    if out.exists() and any(out.iterdir()):
+        marker = out / 'toy_voc.txt'
+        if marker.is_file() and marker.read_text() == stamp:
+            return out
+        raise FileExistsError(
+            f'{out} exists and is not a toy set of these arguments; remove it or '
+            'choose another folder.'
+        )
+    partial = out.with_name(out.name + '.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+        (partial / folder).mkdir(parents=True)
+    splits = {'train': num_train, 'val': num_val}
+    for k, (split, count) in enumerate(splits.items()):
+        names = [f'{split}_{i:05d}' for i in range(count)]
+        for i, name in enumerate(progress(names)):
+            rng = np.random.default_rng([seed, k, i])
+            image, objects = draw_scene(rng, size, **scene)
+            path = partial / 'JPEGImages' / f'{name}.jpg'
+            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+            annotation = partial / 'Annotations' / f'{name}.xml'
+            annotation.write_bytes(_annotation(name, size, objects))
+        listing = partial / 'ImageSets' / 'Main' / f'{split}.txt'
+        listing.write_text('\n'.join(names) + '\n')
+    (partial / 'toy_voc.txt').write_text(stamp)
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return out

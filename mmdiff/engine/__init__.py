@@ -1,0 +1,5 @@
+"""Hooks of the Runner."""
+
+from .hooks import AttackHook
+
+__all__ = ['AttackHook']

@@ -1,0 +1,3 @@
+from .attack_hook import AttackHook
+
+__all__ = ['AttackHook']

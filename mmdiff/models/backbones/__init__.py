@@ -1,0 +1,3 @@
+from .diffusion_unet import DiffusionUNet
+
+__all__ = ['DiffusionUNet']

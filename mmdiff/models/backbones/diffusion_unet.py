@@ -1,0 +1,216 @@
+"""A frozen diffusion U-Net as the backbone of any mm model."""
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmdiff.diffusion import DiffusionModel, FeatureInfo
+from mmdiff.registry import MODELS
+
+from .noise import fixed_noise
+
+NOISES = ('none', 'fixed', 'fresh')
+
+
+@MODELS.register_module()
+class DiffusionUNet(BaseModule):
+    """Features of a diffusion prior at one noise level.
+
+    ``x_t = alpha_t x + sigma_t eps`` runs through the U-Net up to the deepest tap.
+    Inputs are RGB in [-1, 1]: set mean = std = 127.5 and ``bgr_to_rgb=True`` in the
+    ``data_preprocessor``, and its ``pad_size_divisor`` to the total stride. Frozen
+    means that the parameters take no gradient; gradients to the input always flow, so
+    attacks see through it.
+
+    Args:
+        model: A prior (``mmdiff::NAME``, folder, hub id, or a ``UNet2DModel`` config
+            for random weights), or the arguments of ``DiffusionModel.from_pretrained``
+            as a dict with ``source``.
+        timestep: DDPM timestep of a prior trained with timesteps.
+        sigma: Noise level of a prior trained with sigmas (EDM).
+        out_indices: Tap names (``'up.1'``), or indices into ``feature_info``.
+        noise: ``'fixed'``: a function of ``noise_seed`` and the position, the same for
+            every image and batch size. ``'fresh'``: drawn anew in every pass; attack it
+            with ``eot`` above 1. ``'none'``: ``alpha_t x`` alone.
+        noise_seed: Seed of the fixed noise.
+        num_noise: Features are averaged over so many noises.
+        frozen: ``False`` trains the U-Net along (its dropout is then active).
+        condition: Class of a class-conditional prior.
+        cache_dir: Where hub files are kept.
+        with_cp: Checkpoint activations: less memory, more time.
+        save_frozen: Keep frozen weights in checkpoints. By default they are left out if
+            they were loaded from somewhere; a fingerprint is kept, and compared on
+            loading.
+        init_cfg: As in mmengine, for checkpoints of mm models.
+
+    Raises:
+        ValueError: For an unknown tap, both or neither of ``timestep`` and ``sigma``,
+            the one that the prior does not have, an unknown noise.
+
+    Example:
+        >>> source = dict(type='UNet2DModel', block_out_channels=(4, 8),
+        ...     down_block_types=('DownBlock2D', 'DownBlock2D'), sample_size=32,
+        ...     up_block_types=('UpBlock2D', 'UpBlock2D'), norm_num_groups=2)
+        >>> self = DiffusionUNet(source, timestep=10, out_indices=('mid', 'up.1'))
+        >>> [tuple(f.shape) for f in self(torch.zeros(1, 3, 32, 32))]
+        [(1, 4, 32, 32), (1, 8, 16, 16)]
+    """
+
+    def __init__(
+        self,
+        model: str | dict,
+        timestep: int | None = None,
+        sigma: float | None = None,
+        out_indices: Sequence[str | int] | str | int = (-1,),
+        noise: str = 'fixed',
+        noise_seed: int = 0,
+        num_noise: int = 1,
+        frozen: bool = True,
+        condition: int | None = None,
+        cache_dir: str | None = None,
+        with_cp: bool = False,
+        save_frozen: bool | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if noise not in NOISES:
+            raise ValueError(f'noise={noise!r} is unknown; choose one of {NOISES}.')
+        if num_noise < 1 or (noise == 'none' and num_noise > 1):
+            raise ValueError(
+                f'num_noise={num_noise} with noise={noise!r} makes no sense; average '
+                "at least one noise, and exactly one (of none) with noise='none'."
+            )
+        args = (
+            model
+            if isinstance(model, dict) and 'source' in model
+            else {'source': model}
+        )
+        self.model = DiffusionModel.from_pretrained(cache_dir=cache_dir, **args)
+        self._check_time(timestep, sigma)
+        if isinstance(out_indices, (str, int)):
+            out_indices = (out_indices,)
+        # Low stride first, as mmdet's necks expect; of equal strides, as given.
+        self.out_taps: list[FeatureInfo] = sorted(
+            self.model.resolve_taps(out_indices), key=lambda info: info.stride
+        )
+        self.feature_info = self.model.feature_info
+        self.model.truncate([info.name for info in self.out_taps])
+        self.register_buffer('timestep', torch.tensor(timestep), persistent=False)
+        self.noise = noise
+        self.noise_seed = noise_seed
+        self.num_noise = num_noise
+        self.condition = condition
+        self.frozen = frozen
+        if with_cp:
+            self.model.unet.enable_gradient_checkpointing()
+        if frozen:
+            self.model.requires_grad_(False)
+        random_weights = isinstance(args['source'], dict) or args.get('random_weights')
+        self.save_frozen = random_weights if save_frozen is None else save_frozen
+        if self.leaves_weights_out:
+            self.register_buffer('fingerprint', self._fingerprint())
+        self._register_state_dict_hook(_drop_frozen)
+        self._loading_prefix = ''
+        self.register_load_state_dict_post_hook(_forgive_frozen)
+        self.train(self.training)
+
+    def _check_time(self, timestep: int | None, sigma: float | None) -> None:
+        last = self.model.num_train_timesteps - 1
+        if timestep is not None and sigma is not None:
+            raise ValueError(
+                f'timestep={timestep} and sigma={sigma} were both given; this prior '
+                'counts DDPM timesteps: give timestep alone.'
+            )
+        if timestep is None:
+            given = 'neither timestep nor sigma' if sigma is None else f'sigma={sigma}'
+            raise ValueError(
+                f'DiffusionUNet got {given}; this prior counts DDPM timesteps: give '
+                f'timestep, 0 to {last}.'
+            )
+        if not 0 <= timestep <= last:
+            raise ValueError(
+                f'timestep={timestep} is out of range; this prior has 0 (almost clean) '
+                f'to {last} (almost noise).'
+            )
+
+    @property
+    def leaves_weights_out(self) -> bool:
+        """Whether checkpoints carry a fingerprint in place of the U-Net."""
+        return self.frozen and not self.save_frozen
+
+    def _fingerprint(self) -> Tensor:
+        """SHA-256 of the U-Net's weights, (32,) uint8."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.unet.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+    def init_weights(self) -> None:
+        """Apply ``init_cfg``; the prior's own weights stay as they were loaded."""
+        super().init_weights()
+        if self.leaves_weights_out:  # init_cfg may have brought other weights
+            self.fingerprint.copy_(self._fingerprint())
+
+    def train(self, mode: bool = True) -> 'DiffusionUNet':
+        """A frozen prior stays in eval mode."""
+        super().train(mode)
+        if self.frozen:
+            self.model.eval()
+        return self
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Images (N, 3, H, W) in [-1, 1] -> features, low stride first.
+
+        Raises:
+            ValueError: If H or W do not divide by the total stride.
+        """
+        cond = None
+        if self.condition is not None:
+            cond = torch.full((len(x),), self.condition, device=x.device)
+        names = [info.name for info in self.out_taps]
+        sums: list[Tensor] | None = None
+        for k in range(self.num_noise):
+            x_t = self.model.add_noise(x, self.timestep, self._draw(x, k))
+            out = self.model.features(x_t, self.timestep, names, cond)
+            values = [out[name] for name in names]
+            sums = values if sums is None else [a + b for a, b in zip(sums, values)]
+        return tuple(value / self.num_noise for value in sums)
+
+    def _draw(self, x: Tensor, k: int) -> Tensor:
+        if self.noise == 'none':
+            return torch.zeros_like(x)
+        if self.noise == 'fresh':
+            return torch.randn_like(x)
+        # Room for 65,536 noises before two seeds share one.
+        return fixed_noise(x.shape[1:], (self.noise_seed << 16) + k).to(x)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+        key = f'{prefix}fingerprint'
+        self._loading_prefix = prefix
+        if self.leaves_weights_out and key in state_dict:
+            if not torch.equal(state_dict[key].cpu(), self.fingerprint.cpu()):
+                raise ValueError(
+                    'The checkpoint was trained on another frozen prior than the one '
+                    'that the config loads: give the same model=... as in training.'
+                )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _drop_frozen(module: nn.Module, state_dict: dict, prefix: str, _meta) -> None:
+    """State-dict hook: leave the frozen U-Net out."""
+    if module.leaves_weights_out:
+        for key in [k for k in state_dict if k.startswith(f'{prefix}model.unet.')]:
+            del state_dict[key]
+
+
+def _forgive_frozen(module: nn.Module, incompatible) -> None:
+    """Load hook: what was left out on purpose is not missing."""
+    if module.leaves_weights_out:
+        left_out = f'{module._loading_prefix}model.unet.'
+        incompatible.missing_keys[:] = [
+            key for key in incompatible.missing_keys if not key.startswith(left_out)
+        ]

@@ -1,0 +1,3 @@
+from .diffusion_fpn import DiffusionFPN
+
+__all__ = ['DiffusionFPN']

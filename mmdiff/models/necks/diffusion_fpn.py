@@ -1,0 +1,118 @@
+"""From the taps of a diffusion U-Net to a feature pyramid."""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from mmdet.models.necks import FPN
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmdiff.registry import MODELS
+
+
+@MODELS.register_module()
+class DiffusionFPN(BaseModule):
+    """Project taps, merge them by stride, resample, then mmdet's FPN.
+
+    Each tap gets a 1x1 convolution and GroupNorm and is added to the level of its
+    stride (or the nearest one); levels without a tap are resampled from the nearest one
+    that has (average pooling down, bilinear up). Strides beyond the coarsest tap are the
+    FPN's extra levels.
+
+    Args:
+        in_channels: Channels of each tap (``feature_info``).
+        in_strides: Stride of each tap.
+        out_channels: Channels of every level.
+        out_strides: Strides of the levels, each twice the one before.
+        **fpn_kwargs: Go to mmdet's ``FPN`` (``add_extra_convs``, ``norm_cfg``, ...).
+
+    Raises:
+        ValueError: If channels and strides do not match, or ``out_strides`` do not
+            double.
+
+    Example:
+        >>> import torch
+        >>> self = DiffusionFPN([8, 4], [8, 4], 16, out_strides=(4, 8, 16)).eval()
+        >>> taps = torch.rand(1, 8, 8, 8), torch.rand(1, 4, 16, 16)
+        >>> [tuple(level.shape[1:]) for level in self(taps)]
+        [(16, 16, 16), (16, 8, 8), (16, 4, 4)]
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        out_channels: int = 256,
+        out_strides: Sequence[int] = (4, 8, 16, 32, 64),
+        init_cfg: dict | list | None = None,
+        **fpn_kwargs,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if len(in_channels) != len(in_strides) or not in_channels:
+            raise ValueError(
+                f'in_channels={list(in_channels)} and in_strides={list(in_strides)} '
+                'must name the same taps, at least one: copy both from feature_info.'
+            )
+        if any(b != 2 * a for a, b in zip(out_strides, out_strides[1:])):
+            raise ValueError(
+                f'out_strides={list(out_strides)} must double from level to level, as '
+                '(4, 8, 16, 32).'
+            )
+        self.in_strides = list(in_strides)
+        self.projections = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, out_channels, 1),
+                nn.GroupNorm(math.gcd(32, out_channels), out_channels),
+            )
+            for channels in in_channels
+        )
+        # Coarser levels than any tap come from the FPN, but it needs one to start from.
+        coarsest = max(*in_strides, out_strides[0])
+        self.base_strides = [s for s in out_strides if s <= coarsest]
+        self.fpn = FPN(
+            in_channels=[out_channels] * len(self.base_strides),
+            out_channels=out_channels,
+            num_outs=len(out_strides),
+            **fpn_kwargs,
+        )
+
+    def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Taps (N, C_i, H / s_i, W / s_i) -> levels (N, out_channels, H / s, W / s).
+
+        Raises:
+            ValueError: If the number of inputs is not that of the taps.
+        """
+        if len(inputs) != len(self.in_strides):
+            raise ValueError(
+                f'DiffusionFPN was built for {len(self.in_strides)} taps and got '
+                f'{len(inputs)}; make in_channels match the backbone.'
+            )
+        height, width = (side * self.in_strides[0] for side in inputs[0].shape[-2:])
+        sizes = {s: (-(-height // s), -(-width // s)) for s in self.base_strides}
+        levels: dict[int, Tensor] = {}
+        for x, stride, project in zip(inputs, self.in_strides, self.projections):
+            level = _nearest(stride, self.base_strides)
+            x = _resample(project(x), sizes[level])
+            levels[level] = levels[level] + x if level in levels else x
+        filled = list(levels)
+        return self.fpn(
+            tuple(
+                _resample(levels[_nearest(stride, filled)], size)
+                for stride, size in sizes.items()
+            )
+        )
+
+
+def _nearest(stride: int, strides: Sequence[int]) -> int:
+    """The nearest stride in octaves; of two, the finer one."""
+    return min(strides, key=lambda s: (abs(math.log2(s / stride)), s))
+
+
+def _resample(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Average pooling to a smaller size, bilinear interpolation to a larger one."""
+    if tuple(x.shape[-2:]) == size:
+        return x
+    if x.shape[-2] > size[0]:
+        return F.adaptive_avg_pool2d(x, size)
+    return F.interpolate(x, size, mode='bilinear', align_corners=False)

@@ -1,0 +1,24 @@
+"""Registries of the scope ``mmdiff``.
+
+They are children of mmengine's roots, so ``type='mmdiff.DiffusionUNet'`` resolves
+from mmdet and from mmpretrain configs alike. ``ATTACKS`` is a root of its own.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='mmdiff',
+    locations=['mmdiff.models', 'mmdiff.diffusion'],
+)
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='mmdiff', locations=['mmdiff.datasets']
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmdiff', locations=['mmdiff.engine']
+)
+ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks'])
