@@ -70,6 +70,7 @@ if __name__ == '__main__':
         extras_require={
             'onedl': ONEDL,
             'openmmlab': OPENMMLAB,
-            'test': ['pytest>=8,<10', 'ruff==0.17.5'],
+            # seaborn: of mmdet's analyze_logs.py
+            'test': ['pytest>=8,<10', 'ruff==0.17.5', 'seaborn'],
         },
     )

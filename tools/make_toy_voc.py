@@ -10,7 +10,7 @@ from mmdiff.datasets.toy_voc import make_toy_voc
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--out', default='data/toy_voc', help='folder to make')
-    parser.add_argument('--num-train', type=int, default=1600)
+    parser.add_argument('--num-train', type=int, default=1200)
     parser.add_argument('--num-val', type=int, default=200)
     parser.add_argument('--size', type=int, default=128, help='height and width')
     parser.add_argument('--seed', type=int, default=0)

@@ -1,6 +1,7 @@
 """Train a diffusion prior and export it as a diffusers folder."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 import mmcv
@@ -26,8 +27,15 @@ def export(runner: Runner, folder: Path, num_samples: int) -> None:
     images = ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     rows = np.array_split(images, max(1, round(num_samples**0.5)))
     grid = np.concatenate([np.concatenate(list(row), 1) for row in rows])
-    diffusion.half().save_pretrained(folder)
-    mmcv.imwrite(mmcv.rgb2bgr(grid), str(folder / 'samples.png'))
+    # Whole or not at all: a half-written prior would be found by the next run.
+    partial = folder.with_name(f'{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    diffusion.half().save_pretrained(partial)
+    mmcv.imwrite(mmcv.rgb2bgr(grid), str(partial / 'samples.png'))
+    for file in partial.iterdir():  # safetensors files are private to their writer
+        file.chmod(0o644)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
     runner.logger.info(f'Exported the prior to {folder}')
 
 

@@ -14,12 +14,12 @@ model = dict(
         type='mmdiff.DiffusionUNet',
         model='mmdiff::toy_voc',
         timestep=10,
-        out_indices=('up.3', 'up.1', 'up.0', 'mid'),
+        out_indices=('down.0.0', 'down.1.0', 'up.1', 'up.0', 'mid'),
     ),
     neck=dict(
         _delete_=True,
         type='mmdiff.DiffusionFPN',
-        in_channels=[64, 128, 128, 128],
-        in_strides=[4, 8, 16, 32],
+        in_channels=[64, 96, 128, 128, 128],
+        in_strides=[4, 8, 8, 16, 32],
     ),
 )

@@ -53,7 +53,7 @@ train_dataloader = dict(
         ],
     ),
 )
-max_iters = 1300
+max_iters = 800
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
@@ -70,7 +70,7 @@ custom_hooks = [
     dict(
         type='EMAHook',
         ema_type='ExpMomentumEMA',
-        momentum=0.004,
+        momentum=0.008,
         gamma=100,
         update_buffers=False,
     )

@@ -81,9 +81,10 @@ def _coverage(
 def draw_scene(
     rng: np.random.Generator,
     size: int = 128,
-    radius_range: tuple[float, float] = (0.13, 0.27),
-    max_objects: int = 4,
-    in_view_share: float = 0.7,
+    radius_range: tuple[float, float] = (0.15, 0.28),
+    max_objects: int = 3,
+    in_view_share: float = 0.8,
+    contrast: float = 60,
 ) -> tuple[np.ndarray, list[tuple[str, tuple[int, int, int, int]]]]:
     """Draw one image.
 
@@ -92,11 +93,12 @@ def draw_scene(
         size: Height and width in pixels.
         radius_range: Smallest and largest radius of a shape, as shares of the size.
         max_objects: At most so many shapes; at least two are tried.
-        in_view_share: Later shapes leave at least so much of an earlier one in view.
+        in_view_share: Later shapes leave at least so much of an earlier one visible.
+        contrast: Least difference (0..255) of a shape's mean colour to what is behind.
 
     Returns:
         Image (size, size, 3), uint8, BGR, and ``(class name, (x1, y1, x2, y2))`` of
-        each object, in pixels from 0, the box of the whole shape also where it is occluded.
+        each object, in pixels from 0; occluded parts of a shape count.
     """
     canvas = _texture(rng, size, contrast=60)
     in_view: list[np.ndarray] = []  # of each object, what later ones left
@@ -118,7 +120,7 @@ def draw_scene(
         # Stand out from what is behind, on average over the shape.
         behind = (canvas * weight).sum((0, 1))
         fill = _texture(rng, size, contrast=90)
-        while np.abs((fill * weight).sum((0, 1)) - behind).max() < 45:
+        while np.abs((fill * weight).sum((0, 1)) - behind).max() < contrast:
             fill = _texture(rng, size, contrast=90)
         canvas += cover[..., None] * (fill - canvas)
         in_view = [*left, cover]
@@ -151,7 +153,7 @@ def _annotation(name: str, size: int, objects: list) -> bytes:
 
 def make_toy_voc(
     out: str | Path,
-    num_train: int = 1600,
+    num_train: int = 1200,
     num_val: int = 200,
     size: int = 128,
     seed: int = 0,
@@ -184,7 +186,9 @@ def make_toy_voc(
         )
     kind = 'small' if small else 'large'
     stamp = f'train={num_train} val={num_val} size={size} seed={seed} {kind} v2\n'
-    scene = dict(radius_range=(0.07, 0.22), max_objects=5, in_view_share=0.6)
+    scene = dict(
+        radius_range=(0.07, 0.22), max_objects=5, in_view_share=0.6, contrast=45
+    )
     scene = scene if small else {}
     if out.exists() and any(out.iterdir()):
         marker = out / 'toy_voc.txt'

@@ -91,7 +91,9 @@ def test_truncating_keeps_the_features(tap):
     model, short = build(), build()
     x = torch.randn(1, 3, 32, 32)
     short.truncate([tap])
-    assert torch.equal(model.features(x, 3, [tap])[tap], short.features(x, 3, [tap])[tap])
+    assert torch.equal(
+        model.features(x, 3, [tap])[tap], short.features(x, 3, [tap])[tap]
+    )
     if tap != 'up.2':
         count = sum(p.numel() for p in model.parameters())
         assert sum(p.numel() for p in short.parameters()) < count

@@ -28,7 +28,12 @@ def test_levels_have_their_strides(in_strides, out_strides):
 
 def test_retinanet_levels():
     neck = DiffusionFPN(
-        [4], [8], 8, (8, 16, 32), add_extra_convs='on_output', relu_before_extra_convs=True
+        [4],
+        [8],
+        8,
+        (8, 16, 32),
+        add_extra_convs='on_output',
+        relu_before_extra_convs=True,
     )
     assert len(neck((torch.randn(1, 4, 16, 16),))) == 3
     assert len(neck.fpn.fpn_convs) == 3

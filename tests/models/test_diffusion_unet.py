@@ -29,7 +29,9 @@ def test_low_stride_first():
     assert shapes == [(2, 4, 32, 32), (2, 8, 32, 32), (2, 8, 8, 8)]
     taps = [(info.channels, 32 // info.stride) for info in model.out_taps]
     assert taps == [(c, s) for _, c, s, _ in shapes]
-    by_index = build(out_indices=[info.name for info in model.feature_info].index('mid'))
+    by_index = build(
+        out_indices=[info.name for info in model.feature_info].index('mid')
+    )
     assert [info.name for info in by_index.out_taps] == ['mid']
 
 
@@ -110,7 +112,10 @@ def test_checkpointing_gives_the_same():
 @pytest.mark.parametrize(
     'kwargs, words',
     [
-        (dict(timestep=None), 'got neither timestep nor sigma.* give timestep, 0 to 999'),
+        (
+            dict(timestep=None),
+            'got neither timestep nor sigma.* give timestep, 0 to 999',
+        ),
         (dict(sigma=0.5), 'both given'),
         (dict(timestep=None, sigma=0.5), 'got sigma=0.5.*give timestep'),
         (dict(timestep=1000), 'timestep=1000 is out of range'),
@@ -177,7 +182,9 @@ def test_another_prior_is_refused(make_detector, folder, tmp_path):
 
 def test_weights_that_exist_nowhere_else_are_saved(make_detector, folder):
     assert any('unet' in k for k in make_detector().state_dict())  # random, frozen
-    assert any('unet' in k for k in detector(make_detector, folder, frozen=False).state_dict())
+    assert any(
+        'unet' in k for k in detector(make_detector, folder, frozen=False).state_dict()
+    )
     kept = detector(make_detector, folder, save_frozen=True)
     assert any('unet' in k for k in kept.state_dict())
 

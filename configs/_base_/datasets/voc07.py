@@ -4,7 +4,7 @@ data_root = 'data/VOCdevkit/'
 image_scale = (128, 128)
 
 train_dataloader = dict(
-    batch_size=16,
+    batch_size=8,
     num_workers=1,
     persistent_workers=True,
     sampler=dict(type='DefaultSampler', shuffle=True),

@@ -10,11 +10,11 @@ prior_backbone = dict(
     type='mmdiff.DiffusionUNet',
     model=dict(source='mmdiff::toy_voc'),
     timestep=10,
-    out_indices=('down.0.0', 'up.3', 'down.1.0', 'up.1', 'up.0', 'mid'),
+    out_indices=('down.0.0', 'down.1.0', 'up.1', 'up.0', 'mid'),
 )
 prior_neck = dict(
     type='mmdiff.DiffusionFPN',
-    in_channels=[64, 64, 96, 128, 128, 128],
-    in_strides=[4, 4, 8, 8, 16, 32],
+    in_channels=[64, 96, 128, 128, 128],
+    in_strides=[4, 8, 8, 16, 32],
     out_channels=64,
 )

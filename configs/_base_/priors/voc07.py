@@ -9,12 +9,12 @@ prior_preprocessor = dict(
 prior_backbone = dict(
     type='mmdiff.DiffusionUNet',
     model=dict(source='work_dirs/unet-patch4_voc07/prior'),
-    timestep=100,
-    out_indices=('down.0.1', 'up.2', 'down.1.1', 'up.1', 'up.0', 'mid'),
+    timestep=50,
+    out_indices=('down.0.1', 'down.1.1', 'up.1', 'up.0', 'mid'),
 )
 prior_neck = dict(
     type='mmdiff.DiffusionFPN',
-    in_channels=[64, 128, 128, 192, 256, 256],
-    in_strides=[4, 4, 8, 8, 16, 32],
-    out_channels=128,
+    in_channels=[64, 128, 192, 256, 256],
+    in_strides=[4, 8, 8, 16, 32],
+    out_channels=64,
 )

@@ -16,9 +16,9 @@ class DiffusionFPN(BaseModule):
     """Project taps, merge them by stride, resample, then mmdet's FPN.
 
     Each tap gets a 1x1 convolution and GroupNorm and is added to the level of its
-    stride (or the nearest one); levels without a tap are resampled from the nearest one
-    that has (average pooling down, bilinear up). Strides beyond the coarsest tap are the
-    FPN's extra levels.
+    stride (or the nearest one); levels without a tap are resampled from the nearest
+    that has one (average pooling down, bilinear up). Strides beyond the coarsest tap
+    are the FPN's extra levels.
 
     Args:
         in_channels: Channels of each tap (``feature_info``).

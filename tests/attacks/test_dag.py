@@ -1,0 +1,158 @@
+"""DAG's own rules, on a detector whose logits are known."""
+
+import pytest
+import torch
+from conftest import CONFIGS, batch_of
+from mmengine.structures import InstanceData
+
+from mmdiff import DAG
+from mmdiff.attacks.model_state import training_flags
+from mmdiff.attacks.proposals import DenseProposals, Proposals, RoIProposals, propose
+
+OPEN = dict(active_iou=-1.0, active_score=-1.0)
+
+
+class Fixed(Proposals):
+    """Proposals with given logits."""
+
+    def __init__(self, boxes, values):
+        super().__init__(boxes)
+        self.values = values
+
+    def logits(self, batch):
+        return self.values
+
+    def keep(self, mask):
+        self.boxes, self.values = self.boxes[mask], self.values[mask]
+
+
+def fixed(labels=(0, 1, 2), num_classes=4):
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
+    logits = torch.zeros(len(labels), num_classes + 1)
+    logits[torch.arange(len(labels)), torch.tensor(labels)] = 5.0
+    return Fixed(boxes[: len(labels)], logits)
+
+
+def sample_with(boxes, labels):
+    instances = InstanceData(bboxes=torch.tensor(boxes), labels=torch.tensor(labels))
+    return type('Sample', (), dict(gt_instances=instances))()
+
+
+def test_active_set_needs_overlap_and_score():
+    proposals = fixed(labels=(0, 1, 2))
+    # The first fits its object; the second overlaps one of another class; the third
+    # overlaps nothing.
+    sample = sample_with([[0.0, 0, 10, 10], [20, 20, 40, 40]], [0, 3])
+    truth = DAG()._assign(proposals, dict(data_samples=[sample]))
+    assert truth.tolist() == [0]
+    assert proposals.boxes.tolist() == [[0, 0, 10, 10]]
+
+
+def test_a_proposal_belongs_to_the_object_it_overlaps_most():
+    proposals = fixed(labels=(1,))
+    sample = sample_with([[0.0, 0, 30, 30], [0, 0, 10, 11]], [0, 1])
+    assert DAG()._assign(proposals, dict(data_samples=[sample])).tolist() == [1]
+
+
+def test_targets_are_absent_classes_one_for_each():
+    truth = torch.tensor([0, 0, 2, 2, 1])
+    sample = sample_with([[0.0, 0, 1, 1]] * 3, [0, 1, 2])
+    seen = set()
+    for seed in range(20):
+        target = DAG._targets(truth, sample, 8, seed)
+        assert set(target.tolist()) <= {3, 4, 5, 6, 7}
+        assert len(set(target.tolist())) == 3  # a permutation: no two classes share
+        assert target[0] == target[1] and target[2] == target[3]
+        seen.add(tuple(target.tolist()))
+    assert len(seen) > 5
+    full = DAG._targets(truth, sample, 3, 0)  # nothing is absent
+    assert (full != truth).all()
+
+
+def test_weakly_fooled_proposals_still_count():
+    proposals = fixed(labels=(3, 3, 0))
+    truth, target = torch.tensor([0, 0, 0]), torch.tensor([3, 3, 3])
+    strong = DAG(strong_score=0.8)._shown(proposals, proposals.values, truth, target)
+    assert strong.tolist() == [3, 3, 0]
+    weak = proposals.values.clone()
+    weak[0, 3] = 0.5
+    shown = DAG(strong_score=0.8)._shown(proposals, weak, truth, target)
+    assert shown.tolist() == [0, 3, 0]
+
+
+@pytest.mark.parametrize('head', CONFIGS)
+def test_stops_when_no_proposal_shows_its_class(make_detector, head):
+    """With a budget of steps to spare, DAG ends early, and then nothing is left."""
+    model = make_detector(head, 'resnet')
+    attack = DAG(
+        steps=400,
+        gamma=8.0,
+        strong_score=0.0,
+        max_proposals=20,
+        active_iou=0.3,
+        active_score=-1.0,
+    )
+    batch = batch_of(num_items=(1,))
+    image, (sample,) = batch['inputs'][0].float(), batch['data_samples']
+
+    def classes(x):
+        with torch.no_grad(), training_flags(model, False):
+            clean = attack.preprocess(model, [image], [sample])
+            proposals = propose(model, clean, attack.iou_threshold, 20)
+            attack._assign(proposals, clean)
+            seen = attack.preprocess(model, [x], [sample])
+            return proposals.logits(seen)[:, :-1].argmax(1)
+
+    label = classes(image).mode().values
+    sample.gt_instances.labels[:] = label
+    (adv,) = attack(model, batch)
+    assert 1 < len(attack.stats.losses) < 400
+    assert attack.stats.grad_evals == len(attack.stats.losses) - 1
+    found = classes(adv)
+    assert len(found) and not (found == label).any()
+
+
+def test_published_form_has_no_budget_but_the_steps(make_detector):
+    attack = DAG(steps=20, gamma=2.0, strong_score=2.0, max_proposals=100, **OPEN)
+    (adv,) = attack(make_detector('faster-rcnn', 'resnet'), batch_of())
+    assert 2 < attack.stats.max_delta <= 2.0 * 20
+
+
+@pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
+def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
+    model = make_detector('faster-rcnn', backbone)
+    batch = DAG().preprocess(
+        model, [batch_of()['inputs'][0].float()], batch_of()['data_samples']
+    )
+    with torch.no_grad():
+        sparse = RoIProposals(model, batch, 0.7, 1000)
+        dense = RoIProposals(model, batch, 0.9, 1000)
+    assert len(dense.boxes) > len(sparse.boxes)
+    logits = dense.logits(batch)
+    assert logits.shape == (len(dense.boxes), 6)
+    assert torch.allclose(dense.scores(logits).sum(1), torch.ones(len(logits)))
+
+
+@pytest.mark.parametrize('head', ['retinanet', 'fcos'])
+def test_dense_boxes_are_those_the_head_predicts(make_detector, head):
+    """Decoded priors contain the head's own detections, box and score."""
+    model = make_detector(head, 'diffusion')
+    sample = batch_of()['data_samples'][0]
+    batch = DAG().preprocess(model, [batch_of()['inputs'][0].float()], [sample])
+    with torch.no_grad():
+        proposals = DenseProposals(model, batch)
+        scores = proposals.scores(proposals.logits(batch))[:, :-1]
+        found = model.predict(batch['inputs'], batch['data_samples'], rescale=False)[0]
+    found = found.pred_instances
+    assert len(found) > 0
+    for box, label in zip(found.bboxes[:5], found.labels[:5]):
+        gap = (proposals.boxes - box).abs().max(1).values
+        assert gap.min() < 1e-2
+        assert scores[gap.argmin(), label] > model.test_cfg.score_thr
+
+
+def test_heads_without_proposals_are_refused(make_detector):
+    model = make_detector('fcos', 'resnet')
+    del model.bbox_head.prior_generator
+    with pytest.raises(ValueError, match='DAG attacks proposals.*use PGD'):
+        DAG(steps=1)(model, batch_of())

@@ -1,0 +1,297 @@
+"""The command lines, as a user runs them."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from mmdiff.datasets.toy_voc import make_toy_voc
+
+ROOT = Path(__file__).parents[1]
+CONFIG = 'configs/detection/faster-rcnn_toy-unet_dfpn_toy-voc.py'
+
+
+def run(*args, check=True, cwd=ROOT):
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=str(ROOT))
+    done = subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return done
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    return make_toy_voc(tmp_path_factory.mktemp('data') / 'toy', 8, 4)
+
+
+def options(toy, *more):
+    loaders = [
+        f'{s}_dataloader.dataset.data_root={toy}/' for s in ('train', 'val', 'test')
+    ]
+    return [
+        '--cfg-options',
+        *loaders,
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'test_dataloader.num_workers=0',
+        'test_dataloader.persistent_workers=False',
+        *more,
+    ]
+
+
+@pytest.fixture(scope='module')
+def trained(toy, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('work')
+    more = ['train_cfg.max_epochs=1', 'default_hooks.logger.interval=1']
+    run('tools/train.py', CONFIG, '--work-dir', work_dir, *options(toy, *more))
+    return work_dir
+
+
+@pytest.mark.slow
+def test_train_writes_a_small_checkpoint_and_a_log(trained):
+    import mmdet
+
+    checkpoint = trained / 'epoch_1.pth'
+    # Neck and head with their optimizer state, without the frozen U-Net.
+    assert checkpoint.stat().st_size < 20e6
+    (log,) = trained.glob('*/vis_data/scalars.json')
+    assert 'loss_rpn_cls' in log.read_text()
+    analyze = Path(mmdet.__file__).parent / '.mim/tools/analysis_tools/analyze_logs.py'
+    if analyze.is_file():
+        out = trained / 'curve.png'
+        run(analyze, 'plot_curve', log, '--keys', 'loss', '--out', out)
+        assert out.stat().st_size > 0
+
+
+@pytest.mark.slow
+def test_test_under_attack(trained, toy):
+    done = run(
+        'tools/test.py',
+        CONFIG,
+        trained / 'epoch_1.pth',
+        '--work-dir',
+        trained / 'test',
+        '--attack',
+        'pgd,dag',
+        '--eps',
+        '4,8',
+        '--steps',
+        '1',
+        '--indices',
+        '2',
+        *options(toy),
+    )
+    report = json.loads((trained / 'test' / 'robustness.json').read_text())
+    kinds = [(r['attack'], r.get('eps')) for r in report['results']]
+    assert kinds == [('clean', None), ('pgd', 4), ('pgd', 8), ('dag', 4), ('dag', 8)]
+    for entry in report['results']:
+        assert 0 <= entry['metrics']['pascal_voc/mAP'] <= 1
+    assert report['results'][2]['sanity']['images'] == 2
+    assert report['dataset']['indices'] == 2
+    assert 'robust mAP' in done.stdout
+
+
+TWO_RANKS = """
+import runpy, sys, torch
+torch.cuda.set_device = lambda *_: None  # mmengine selects a GPU, and there is none
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_give_the_numbers_of_one(trained, toy, tmp_path):
+    script = tmp_path / 'two_ranks.py'
+    script.write_text(TWO_RANKS)
+    reports = []
+    for ranks in (1, 2):
+        out = tmp_path / f'{ranks}.json'
+        launcher = (
+            []
+            if ranks == 1
+            else [
+                '-m',
+                'torch.distributed.run',
+                '--nproc_per_node=2',
+                '--master_port=29511',
+                script,
+            ]
+        )
+        more = [
+            'env_cfg.dist_cfg.backend=gloo',
+            'test_dataloader.batch_size=1',
+            'model_wrapper_cfg.type=MMDistributedDataParallel',
+        ]
+        run(
+            *launcher,
+            'tools/test.py',
+            CONFIG,
+            trained / 'epoch_1.pth',
+            '--out',
+            out,
+            '--work-dir',
+            tmp_path / str(ranks),
+            '--attack',
+            'pgd',
+            '--eps',
+            '8',
+            '--steps',
+            '2',
+            '--launcher',
+            'none' if ranks == 1 else 'pytorch',
+            *options(toy, *more),
+        )
+        reports.append(json.loads(out.read_text()))
+    for one, two in zip(*(report['results'] for report in reports)):
+        assert one['metrics'] == two['metrics']
+        if 'sanity' in one:
+            assert one['sanity']['images'] == two['sanity']['images'] == 4
+            for step, value in one['sanity']['losses'].items():
+                assert two['sanity']['losses'][step] == pytest.approx(value, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_plain_test_is_mmdets(trained, toy):
+    done = run(
+        'tools/test.py',
+        CONFIG,
+        trained / 'epoch_1.pth',
+        '--work-dir',
+        trained / 'plain',
+        '--out',
+        trained / 'plain.pkl',
+        *options(toy),
+    )
+    assert (trained / 'plain.pkl').is_file()
+    assert 'missing keys' not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
+    import mmdet
+
+    script = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py'
+    more = ['train_cfg.max_epochs=1', 'train_dataloader.dataset.indices=4']
+    run(script, CONFIG, '--work-dir', tmp_path, *options(toy, *more))
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--attack', 'pgd', '--eps', '-1'], 'eps=-1.0 is negative'),
+        (['--attack', 'cw'], "no attack 'cw'"),
+        (['--attack', 'pgd', '--tta'], 'without --tta'),
+        (['--attack', 'pgd', '--out', 'x.pkl'], '--out writes .json'),
+        (['--eps', '8'], '--eps belongs to an attack'),
+    ],
+)
+def test_bad_flags_are_one_sentence(flags, words):
+    done = run('tools/test.py', CONFIG, 'none.pth', *flags, check=False)
+    assert done.returncode != 0
+    last = done.stderr.strip().splitlines()[-1]
+    assert words in last and 'Traceback' not in done.stderr
+
+
+@pytest.mark.slow
+def test_pretrain_resumes_and_exports(toy, tmp_path):
+    import torch
+
+    from mmdiff import DiffusionModel
+
+    tiny = [
+        'model.model.source.block_out_channels=(16,16,16,16)',
+        'model.model.source.norm_num_groups=4',
+        'model.autocast=None',
+        f'train_dataloader.dataset.data_root={toy}/',
+        'train_dataloader.batch_size=2',
+        'train_dataloader.num_workers=0',
+        'train_dataloader.persistent_workers=False',
+        'default_hooks.logger.interval=1',
+        'default_hooks.checkpoint.interval=2',
+    ]
+    command = [
+        'tools/pretrain_diffusion.py',
+        'configs/pretrain/unet-patch4_toy-voc.py',
+        '--work-dir',
+        tmp_path,
+        '--num-samples',
+        '2',
+    ]
+    run(*command, '--cfg-options', *tiny, 'train_cfg.max_iters=2')
+    done = run(*command, '--resume', '--cfg-options', *tiny, 'train_cfg.max_iters=3')
+    log = done.stdout + done.stderr
+    assert 'Iter(train) [3/3]' in log and '[1/3]' not in log
+    prior = DiffusionModel.from_pretrained(str(tmp_path / 'prior')).eval()
+    assert prior.patch_size == 4
+    with torch.no_grad():
+        assert torch.isfinite(prior.predict(torch.zeros(1, 3, 128, 128), 10)).all()
+    assert (tmp_path / 'prior' / 'samples.png').is_file()
+
+
+@pytest.mark.slow
+def test_wheel_carries_configs_and_assets(tmp_path):
+    source = tmp_path / 'source'
+    files = subprocess.run(
+        ['git', 'ls-files', '-co', '--exclude-standard'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    for name in files:
+        target = source / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((ROOT / name).read_bytes())
+    run(
+        '-m',
+        'pip',
+        'wheel',
+        '--no-deps',
+        '--no-build-isolation',
+        '-q',
+        '-w',
+        tmp_path,
+        '.',
+        cwd=source,
+    )
+    (wheel,) = tmp_path.glob('*.whl')
+    names = zipfile.ZipFile(wheel).namelist()
+    assert 'mmdiff/assets/toy_voc/diffusion_pytorch_model.safetensors' in names
+    assert f'mmdiff/.mim/{CONFIG}' in names
+    target = tmp_path / 'site'
+    zipfile.ZipFile(wheel).extractall(target)
+    code = (
+        f'import sys; sys.path.insert(0, {str(target)!r}); import mmdiff;'
+        'from mmdiff.configs import config_path; from mmengine.config import Config;'
+        'from mmdet.registry import MODELS; from mmdet.utils import register_all_modules;'
+        'register_all_modules(); path = config_path("detection/'
+        f'{Path(CONFIG).name}"); assert path.startswith({str(target)!r}), path;'
+        'MODELS.build(Config.fromfile(path).model); print(mmdiff.__file__)'
+    )
+    env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH='')
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        env=env,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    assert str(target) in done.stdout
+
+
+def test_toy_tool_refuses_other_sets(toy):
+    done = run('tools/make_toy_voc.py', '--out', toy, check=False)
+    assert done.returncode == 2
+    assert 'not a toy set of these arguments' in done.stderr
