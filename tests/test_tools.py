@@ -274,7 +274,8 @@ def test_wheel_carries_configs_and_assets(tmp_path):
     code = (
         f'import sys; sys.path.insert(0, {str(target)!r}); import mmdiff;'
         'from mmdiff.configs import config_path; from mmengine.config import Config;'
-        'from mmdet.registry import MODELS; from mmdet.utils import register_all_modules;'
+        'from mmdet.registry import MODELS;'
+        'from mmdet.utils import register_all_modules;'
         'register_all_modules(); path = config_path("detection/'
         f'{Path(CONFIG).name}"); assert path.startswith({str(target)!r}), path;'
         'MODELS.build(Config.fromfile(path).model); print(mmdiff.__file__)'
