@@ -80,6 +80,8 @@ def test_test_under_attack(trained, toy):
         trained / 'epoch_1.pth',
         '--work-dir',
         trained / 'test',
+        '--show-dir',
+        'shown',
         '--attack',
         'pgd,dag',
         '--eps',
@@ -98,6 +100,8 @@ def test_test_under_attack(trained, toy):
     assert report['results'][2]['sanity']['images'] == 2
     assert report['dataset']['indices'] == 2
     assert 'robust mAP' in done.stdout
+    shown = sorted(path.name for path in (trained / 'test' / 'shown').iterdir())
+    assert shown == ['dag_4.png', 'dag_8.png', 'pgd_4.png', 'pgd_8.png']
 
 
 TWO_RANKS = """
@@ -191,6 +195,8 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
     [
         (['--attack', 'pgd', '--eps', '-1'], 'eps=-1.0 is negative'),
         (['--attack', 'cw'], "no attack 'cw'"),
+        (['--attack', 'pgd', '--attack-options', 'gamma=1'], 'does not take'),
+        (['--attack', 'pgd', '--show'], 'use --show-dir'),
         (['--attack', 'pgd', '--tta'], 'without --tta'),
         (['--attack', 'pgd', '--out', 'x.pkl'], '--out writes .json'),
         (['--eps', '8'], '--eps belongs to an attack'),

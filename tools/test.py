@@ -7,26 +7,40 @@ import sys
 from pathlib import Path
 
 import mmdet
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
-from mmdiff.evaluation import evaluate, main_metric, parse_attacks, write_robustness
+from mmdiff.evaluation import (
+    draw_grid,
+    evaluate,
+    main_metric,
+    parse_attacks,
+    write_robustness,
+)
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
 
 
 def parse_args() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        description=f"{__doc__} Flags not listed here are mmdet's; --out with --attack "
-        'takes a .json file.',
+        description=f"{__doc__} Flags not listed here are mmdet's. With --attack, "
+        '--out takes a .json file, and --show-dir gets clean and attacked images with '
+        'their detections.',
         epilog='mmdet flags: config checkpoint --work-dir --out --show --show-dir '
         '--wait-time --cfg-options --launcher --tta',
     )
     parser.add_argument('--attack', help='NAME[,NAME] of pgd, dag')
     parser.add_argument('--eps', help='budgets in pixel units: 2,4,8 (of 255)')
     parser.add_argument('--steps', type=int, help='steps of the attacks')
+    parser.add_argument(
+        '--attack-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='further arguments of the attacks: restarts=3 objective=cls',
+    )
     parser.add_argument('--indices', type=int, help='attack the first N images only')
     return parser.parse_known_args()
 
@@ -39,7 +53,9 @@ def test_under_attack(own: argparse.Namespace, args: argparse.Namespace) -> None
         )
     if args.out and not args.out.endswith('.json'):
         raise ValueError(f'With --attack, --out writes .json, not {args.out!r}.')
-    attacks = parse_attacks(own.attack, own.eps, own.steps)
+    if args.show:
+        raise ValueError('With --attack there is no --show; use --show-dir.')
+    attacks = parse_attacks(own.attack, own.eps, own.steps, **own.attack_options)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
@@ -56,6 +72,14 @@ def test_under_attack(own: argparse.Namespace, args: argparse.Namespace) -> None
             report = write_robustness(out, cfg, args.checkpoint, results)
     if runner.rank != 0:
         return
+    if args.show_dir:
+        folder = Path(cfg.work_dir) / args.show_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        for attack in attacks:
+            kind = type(attack).__name__.lower()
+            name = f'{kind}.png' if attack.eps is None else f'{kind}_{attack.eps:g}.png'
+            shown = range(min(3, len(runner.test_dataloader.dataset)))
+            draw_grid(folder / name, {cfg.model.type: runner}, attack, shown)
     table = Table(title=f'{cfg.filename}: robust mAP (protocol: adaptive)')
     for column in ('attack', 'eps', 'steps', 'mAP', 'seconds', 'gradients'):
         table.add_column(column)

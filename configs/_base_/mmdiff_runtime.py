@@ -2,3 +2,5 @@ _base_ = 'mmdet::_base_/default_runtime.py'
 
 # Registers everything under the scope `mmdiff`.
 custom_imports = dict(imports=['mmdiff'], allow_failed_imports=False)
+default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
+randomness = dict(seed=0)

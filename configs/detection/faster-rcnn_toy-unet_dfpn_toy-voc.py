@@ -1,46 +1,18 @@
 """Faster R-CNN on the shipped prior, frozen: the quick start."""
 
 _base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    '../_base_/models/faster-rcnn_dfpn-c64.py',
     '../_base_/priors/toy_voc.py',
     '../_base_/datasets/toy_voc.py',
-    '../_base_/schedules/toy.py',
+    '../_base_/schedules/adamw_2e.py',
     '../_base_/mmdiff_runtime.py',
 ]
 
-out_strides = (4, 8, 16, 32)
 model = dict(
     data_preprocessor=_base_.prior_preprocessor,
     backbone=dict(_delete_=True, **_base_.prior_backbone),
-    neck=dict(_delete_=True, **_base_.prior_neck, out_strides=out_strides),
-    rpn_head=dict(
-        in_channels=64,
-        feat_channels=64,
-        anchor_generator=dict(scales=[5], strides=out_strides),
-    ),
-    roi_head=dict(
-        bbox_roi_extractor=dict(
-            out_channels=64,
-            finest_scale=28,
-            roi_layer=dict(sampling_ratio=2),
-        ),
-        # Boxes share their regression and convolutions: learns in few iterations.
-        bbox_head=dict(
-            type='ConvFCBBoxHead',
-            num_shared_convs=2,
-            num_shared_fcs=1,
-            conv_out_channels=64,
-            in_channels=64,
-            fc_out_channels=256,
-            num_classes=6,
-            reg_class_agnostic=True,
-        ),
-    ),
-    train_cfg=dict(
-        rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=64, pos_fraction=0.5)),
-    ),
-    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
+    neck=_base_.prior_neck,
+    roi_head=dict(bbox_head=dict(num_classes=6)),
 )
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
-randomness = dict(seed=0)
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
+auto_scale_lr = dict(base_batch_size=4)

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/fcos_r50-caffe_fpn_gn-head.py',
     '../_base_/priors/toy_voc.py',
     '../_base_/datasets/toy_voc.py',
-    '../_base_/schedules/toy.py',
+    '../_base_/schedules/adamw_2e.py',
     '../_base_/mmdiff_runtime.py',
 ]
 
@@ -22,5 +22,4 @@ model = dict(
         regress_ranges=((-1, 24), (24, 48), (48, 96), (96, 1e8)),
     ),
 )
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
-randomness = dict(seed=0)
+auto_scale_lr = dict(base_batch_size=4)

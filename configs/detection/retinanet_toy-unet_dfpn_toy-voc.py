@@ -4,7 +4,7 @@ _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     '../_base_/priors/toy_voc.py',
     '../_base_/datasets/toy_voc.py',
-    '../_base_/schedules/toy.py',
+    '../_base_/schedules/adamw_2e.py',
     '../_base_/mmdiff_runtime.py',
 ]
 
@@ -21,5 +21,4 @@ model = dict(
         anchor_generator=dict(strides=out_strides),
     ),
 )
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(max_keep_ckpts=1))
-randomness = dict(seed=0)
+auto_scale_lr = dict(base_batch_size=4)

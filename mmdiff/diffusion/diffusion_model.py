@@ -1,8 +1,6 @@
 """A diffusion prior: denoiser and noise schedule behind one interface."""
 
 from collections.abc import Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +8,13 @@ from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
 from torch import Tensor, nn
 
 from .loading import read_prior
-
-
-class FeatureInfo(NamedTuple):
-    """Name, number of channels, and stride to the image of one tap."""
-
-    name: str
-    channels: int
-    stride: int
+from .taps import (
+    FeatureInfo,
+    describe_taps,
+    record_layers,
+    run_blocks,
+    truncate_unet,
+)
 
 
 class DiffusionModel(nn.Module):
@@ -79,7 +76,7 @@ class DiffusionModel(nn.Module):
         self.register_buffer(
             'alphas_cumprod', scheduler.alphas_cumprod.clone(), persistent=False
         )
-        self.feature_info = self._describe()
+        self.feature_info = describe_taps(unet, inferred)
         # The factor that H and W must divide by, to survive every downsampler.
         self.total_stride = max(info.stride for info in self.feature_info)
 
@@ -115,30 +112,6 @@ class DiffusionModel(nn.Module):
     def num_train_timesteps(self) -> int:
         return len(self.alphas_cumprod)
 
-    def _describe(self) -> list[FeatureInfo]:
-        """All taps in the order of execution."""
-        infos, stride = [], self.patch_size
-        for i, block in enumerate(self.unet.down_blocks):
-            for j, layer in enumerate(block.resnets):
-                infos.append(FeatureInfo(f'down.{i}.{j}', layer.out_channels, stride))
-            channels = infos[-1].channels
-            if getattr(block, 'downsamplers', None) is not None:
-                stride *= 2
-            infos.append(FeatureInfo(f'down.{i}', channels, stride))
-        if self.unet.mid_block is not None:
-            infos.append(FeatureInfo('mid', infos[-1].channels, stride))
-        for i, block in enumerate(self.unet.up_blocks):
-            for j, layer in enumerate(block.resnets):
-                infos.append(FeatureInfo(f'up.{i}.{j}', layer.out_channels, stride))
-            channels = infos[-1].channels
-            if (
-                getattr(block, 'upsamplers', None) is not None
-                or getattr(block, 'resnet_up', None) is not None
-            ):
-                stride //= 2
-            infos.append(FeatureInfo(f'up.{i}', channels, stride))
-        return infos
-
     def resolve_taps(self, taps: Sequence[str | int]) -> list[FeatureInfo]:
         """Turn names or indices (negatives count from the end) into taps.
 
@@ -165,31 +138,6 @@ class DiffusionModel(nn.Module):
                 found.append(self.feature_info[tap])
         return found
 
-    @contextmanager
-    def _layer_taps(self, names: set[str], out: dict[str, Tensor]):
-        """Record the outputs of the layers in ``names`` while blocks run."""
-        handles = []
-        for name in names:
-            side, *rest = name.split('.')
-            if len(rest) < 2:
-                continue  # the output of a block
-            block = getattr(self.unet, f'{side}_blocks')[int(rest[0])]
-            layer = block.resnets[int(rest[1])]
-            attentions = getattr(block, 'attentions', None)
-            # Skip blocks have one attention after all their layers, or a None.
-            if attentions is not None and len(attentions) == len(block.resnets):
-                layer = attentions[int(rest[1])] or layer
-
-            def record(_module, _args, output, name=name):
-                out[name] = output
-
-            handles.append(layer.register_forward_hook(record))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
     def features(
         self,
         x_t: Tensor,
@@ -214,80 +162,23 @@ class DiffusionModel(nn.Module):
         """
         names = [info.name for info in self.resolve_taps(taps)]
         out: dict[str, Tensor] = {}
-        with self._layer_taps(set(names), out):
-            for name, sample in self._blocks(x_t, t, cond):
+        t = torch.as_tensor(t, device=x_t.device).expand(len(x_t))
+        with record_layers(self.unet, set(names), out):
+            for name, sample in run_blocks(self.unet, self.to_patches(x_t), t, cond):
                 out[name] = sample
                 if all(n in out for n in names):
                     break
         return {name: out[name] for name in names}
 
-    def _blocks(self, x_t: Tensor, t: int | Tensor, cond: Tensor | None):
-        """Yield ``(name, output)`` block by block, as diffusers' forward runs them."""
-        unet = self.unet
-        sample = self.to_patches(x_t)
-        # 0. center input if necessary
-        if unet.config.center_input_sample:
-            sample = 2 * sample - 1.0
-        # 1. time
-        t = torch.as_tensor(t, device=sample.device).expand(len(sample))
-        emb = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
-        if (cond is None) != (unet.class_embedding is None):
-            raise ValueError(
-                'This prior is class-conditional: give a class (condition=...).'
-                if cond is None
-                else 'This prior is unconditional: leave the condition out.'
-            )
-        if cond is not None:
-            if unet.config.class_embed_type == 'timestep':
-                cond = unet.time_proj(cond)
-            emb = emb + unet.class_embedding(cond).to(unet.dtype)
-        # 2. pre-process
-        skip_sample = sample
-        sample = unet.conv_in(sample)
-        # 3. down
-        residuals = (sample,)
-        for i, block in enumerate(unet.down_blocks):
-            if hasattr(block, 'skip_conv'):
-                sample, res, skip_sample = block(sample, emb, skip_sample)
-            else:
-                sample, res = block(sample, emb)
-            residuals += res
-            yield f'down.{i}', sample
-        # 4. mid
-        if unet.mid_block is not None:
-            sample = unet.mid_block(sample, emb)
-            yield 'mid', sample
-        # 5. up
-        skip_sample = None
-        for i, block in enumerate(unet.up_blocks):
-            count = len(block.resnets)
-            res, residuals = residuals[-count:], residuals[:-count]
-            if hasattr(block, 'skip_conv'):
-                sample, skip_sample = block(sample, res, emb, skip_sample)
-            else:
-                sample = block(sample, res, emb)
-            yield f'up.{i}', sample
-
     def truncate(self, taps: Sequence[str | int]) -> None:
         """Delete every block past the deepest of ``taps``; predictions end here.
 
-        Frees memory, and leaves DDP no parameter without a gradient.
+        Frees memory, and leaves DDP no block without a gradient.
         """
-        order = [info.name for info in self.feature_info]
         names = [info.name for info in self.resolve_taps(taps)]
-        deepest = max(names, key=order.index)
-        side, *rest = deepest.split('.')
-        unet = self.unet
-        if side == 'down':
-            unet.down_blocks = unet.down_blocks[: int(rest[0]) + 1]
-            unet.mid_block = None
-        if side != 'up':
-            unet.up_blocks = nn.ModuleList()
-        else:
-            unet.up_blocks = unet.up_blocks[: int(rest[0]) + 1]
-        unet.conv_norm_out = unet.conv_out = None
-        block_tap = deepest if len(rest) < 2 else deepest.rsplit('.', 1)[0]
-        kept = order[: order.index(block_tap) + 1]
+        order = [info.name for info in self.feature_info]
+        truncate_unet(self.unet, max(names, key=order.index))
+        kept = {info.name for info in describe_taps(self.unet, self.patch_size)}
         self.feature_info = [i for i in self.feature_info if i.name in kept]
 
     def to_patches(self, x: Tensor) -> Tensor:
@@ -411,5 +302,7 @@ class DiffusionModel(nn.Module):
 
     def save_pretrained(self, folder: str) -> None:
         """Write a diffusers folder: config, weights and noise schedule."""
+        # Where it was read from is nobody's business.
+        self.unet.register_to_config(_name_or_path='')
         self.unet.save_pretrained(folder)
         self.scheduler.save_pretrained(folder)

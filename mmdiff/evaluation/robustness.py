@@ -23,7 +23,7 @@ ATTACK_NAMES = {'pgd': 'PGD', 'dag': 'DAG'}
 
 
 def parse_attacks(
-    names: str, eps: str | None = None, steps: int | None = None
+    names: str, eps: str | None = None, steps: int | None = None, **options
 ) -> list[Attack]:
     """Build attacks from what a command line gives.
 
@@ -32,6 +32,7 @@ def parse_attacks(
         eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
             8 for PGD and no budget (as published) for DAG.
         steps: Of every attack; ``None`` is its own default.
+        **options: Further arguments of every attack.
 
     Raises:
         ValueError: For an unknown attack, or a number that is none.
@@ -53,10 +54,15 @@ def parse_attacks(
                 f'There is no attack {name!r}; choose from {", ".join(ATTACK_NAMES)}.'
             )
         for budget in budgets:
-            args = {} if budget is None else dict(eps=budget)
+            args = dict(options) if budget is None else dict(options, eps=budget)
             if steps is not None:
                 args['steps'] = steps
-            attacks.append(ATTACKS.build(dict(type=ATTACK_NAMES[name], **args)))
+            try:
+                attacks.append(ATTACKS.build(dict(type=ATTACK_NAMES[name], **args)))
+            except TypeError as error:
+                raise ValueError(
+                    f'The attack {name} does not take these arguments: {error}'
+                ) from None
     return attacks
 
 

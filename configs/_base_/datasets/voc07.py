@@ -1,58 +1,12 @@
 """PASCAL VOC 2007 at 128 px, train -> minival; a root with the standard layout."""
 
-data_root = 'data/VOCdevkit/'
-image_scale = (128, 128)
+_base_ = './voc_128px.py'
 
+where = dict(data_root='data/VOCdevkit/', data_prefix=dict(sub_data_root='VOC2007/'))
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='VOCDataset',
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/train.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        filter_cfg=dict(filter_empty_gt=True),
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='LoadAnnotations', with_bbox=True),
-            dict(type='Resize', scale=image_scale, keep_ratio=True),
-            dict(type='RandomFlip', prob=0.5),
-            dict(type='PackDetInputs'),
-        ],
-    ),
+    dataset=dict(**where, ann_file='VOC2007/ImageSets/Main/train.txt')
 )
 val_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='VOCDataset',
-        data_root=data_root,
-        ann_file='VOC2007/ImageSets/Main/minival.txt',
-        data_prefix=dict(sub_data_root='VOC2007/'),
-        test_mode=True,
-        pipeline=[
-            dict(type='LoadImageFromFile'),
-            dict(type='Resize', scale=image_scale, keep_ratio=True),
-            # after Resize: the metric wants boxes at the scale of the file
-            dict(type='LoadAnnotations', with_bbox=True),
-            dict(
-                type='PackDetInputs',
-                meta_keys=(
-                    'img_id',
-                    'img_path',
-                    'ori_shape',
-                    'img_shape',
-                    'scale_factor',
-                ),
-            ),
-        ],
-    ),
+    dataset=dict(**where, ann_file='VOC2007/ImageSets/Main/minival.txt')
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='11points')
-test_evaluator = val_evaluator
