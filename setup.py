@@ -70,7 +70,6 @@ if __name__ == '__main__':
         extras_require={
             'onedl': ONEDL,
             'openmmlab': OPENMMLAB,
-            # seaborn: of mmdet's analyze_logs.py
-            'test': ['pytest>=8,<10', 'ruff==0.17.5', 'seaborn'],
+            'test': ['pytest>=8,<10', 'ruff==0.17.5'],
         },
     )

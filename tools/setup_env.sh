@@ -71,7 +71,8 @@ if ! ls "$WHEELS"/*.whl >/dev/null 2>&1; then
     done
     trap - EXIT
     wait $BUILD || fail "mmcv did not compile; the end of $LOG: $(tail -n 3 "$LOG")"
-    "$VENV/bin/python" -m zipfile -l "$WHEELS.partial"/*.whl | grep -q 'mmcv/_ext' ||
+    # Not grep -q: it would end the pipe early, which pipefail takes for an error.
+    "$VENV/bin/python" -m zipfile -l "$WHEELS.partial"/*.whl | grep 'mmcv/_ext' >/dev/null ||
         fail "the mmcv that was built has no ops; see $LOG."
     rm -rf "$WHEELS"
     mv "$WHEELS.partial" "$WHEELS"
