@@ -9,8 +9,7 @@ from conftest import batch_of
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmdiff import DAG, PGD
-from mmdiff.configs import config_path
+from mmdiff import DAG, PGD, config_path
 from mmdiff.registry import ATTACKS
 
 ROOT = Path(__file__).parents[1] / 'configs'

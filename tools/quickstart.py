@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmdiff import DAG, PGD
-from mmdiff.configs import config_path
+from mmdiff import DAG, PGD, config_path
 from mmdiff.datasets.toy_voc import make_toy_voc
 from mmdiff.evaluation import (
     draw_curve,
@@ -61,7 +60,10 @@ def main() -> None:
     args = parser.parse_args()
     console = Console(width=110)
     begin = time.perf_counter()
-    make_toy_voc(args.data, progress=lambda n: track(n, 'drawing the demo set'))
+    try:
+        make_toy_voc(args.data, progress=lambda n: track(n, 'drawing the demo set'))
+    except FileExistsError as error:
+        parser.error(f'{error} (--data)')
 
     # DAG within PGD's budget and in fewer, larger steps than published (150 of 0.5).
     attacks = [PGD(eps=eps, steps=10) for eps in (2, 4, 8)]

@@ -4,9 +4,10 @@ import copy
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+import mmcv
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from mmdet.visualization import DetLocalVisualizer
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
@@ -14,9 +15,6 @@ from mmengine.runner import Runner
 from mmdiff.attacks import Attack
 
 from .robustness import main_metric
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402  (after the choice of backend)
 
 
 def draw_curve(path: str | Path, models: dict[str, Sequence[dict]]) -> None:
@@ -26,7 +24,8 @@ def draw_curve(path: str | Path, models: dict[str, Sequence[dict]]) -> None:
         path: Image file to write.
         models: Results of :func:`mmdiff.evaluation.evaluate` by name of model.
     """
-    figure, axes = plt.subplots(figsize=(6, 4), constrained_layout=True)
+    figure = Figure(figsize=(6, 4), layout='constrained')
+    axes = figure.subplots()
     for k, (name, results) in enumerate(models.items()):
         clean = next(main_metric(r) for r in results if r['attack'] == 'clean')
         kinds = dict.fromkeys(
@@ -43,7 +42,6 @@ def draw_curve(path: str | Path, models: dict[str, Sequence[dict]]) -> None:
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-    plt.close(figure)
 
 
 def draw_grid(
@@ -81,20 +79,15 @@ def draw_grid(
         budget = '' if attack.eps is None else f', eps {attack.eps:g}'
         kind = type(attack).__name__
         titles += [f'{name}: clean', f'{name}: {kind}{budget}', 'change x 10']
-    figure, axes = plt.subplots(
-        len(indices),
-        len(columns),
-        figsize=(2 * len(columns), 2.1 * len(indices)),
-        squeeze=False,
-        constrained_layout=True,
-    )
+    size = 2 * len(columns), 2.1 * len(indices)
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(len(indices), len(columns), squeeze=False)
     for j, (title, column) in enumerate(zip(titles, columns)):
         axes[0, j].set_title(title, fontsize=8)
         for i, image in enumerate(column):
             axes[i, j].imshow(image)
             axes[i, j].axis('off')
     figure.savefig(path, dpi=130)
-    plt.close(figure)
 
 
 def _to_image(x: torch.Tensor) -> np.ndarray:
@@ -111,15 +104,9 @@ def _detections(model, batch: dict, visualizer, score_thr: float) -> np.ndarray:
     height, width = found.ori_shape
     visualizer.add_datasample(
         'image',
-        np.array(_resize(image, (width, height))),
+        mmcv.imresize(image, (width, height)),
         found,
         draw_gt=False,
         pred_score_thr=score_thr,
     )
     return visualizer.get_image()
-
-
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    import mmcv
-
-    return mmcv.imresize(image, size)
