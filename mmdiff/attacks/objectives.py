@@ -81,6 +81,11 @@ def to_input_scale(sample, gt_scale: str):
                 boxes.rescale_(tuple(scale))
             if meta.get('flip'):
                 boxes.flip_(meta['img_shape'], meta['flip_direction'])
+            if 'masks' in instances:
+                masks = instances.masks.resize(tuple(meta['img_shape']))
+                if meta.get('flip'):
+                    masks = masks.flip(meta['flip_direction'])
+                instances.masks = masks
         instances.bboxes = boxes.tensor
     return sample
 

@@ -245,6 +245,24 @@ def test_image_without_boxes(make_detector, head, backbone, name):
     assert bool(changed) == (name == 'pgd')
 
 
+def test_masks_are_scaled_and_flipped_with_the_boxes():
+    import numpy as np
+    from mmdet.structures.mask import BitmapMasks
+
+    from mmdiff.attacks.objectives import to_input_scale
+
+    sample = batch_of(num_items=(1,), scale=0.5)['data_samples'][0]
+    image = np.zeros((1, 128, 192), np.uint8)
+    image[:, 20:40, 10:50] = 1
+    sample.gt_instances.masks = BitmapMasks(image, 128, 192)
+    sample.set_metainfo(dict(flip=True, flip_direction='horizontal'))
+    masks = to_input_scale(sample, 'original').gt_instances.masks
+    expected = np.zeros((1, 64, 96), np.uint8)
+    expected[:, 10:20, 71:91] = 1
+    assert (masks.masks == expected).all()
+    assert (sample.gt_instances.masks.masks == image).all()
+
+
 def test_stacked_inputs_give_stacked_results(make_detector):
     model = make_detector()
     batch = batch_of([(3, 64, 96)] * 2, (2, 2))
