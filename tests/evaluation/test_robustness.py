@@ -41,7 +41,8 @@ def test_what_makes_a_result_hard_to_believe():
     assert find_reasons([CLEAN, entry()]) == []
     for broken, words in (
         (entry(score=0.6), 'raised the metric'),
-        (entry(changed=0), 'changed no image'),
+        (entry(changed=0), 'changed 0 of 10 images only'),
+        (entry(changed=4), 'changed 4 of 10 images only'),
         (entry(nonfinite_grads=3), '3 non-finite'),
         (entry(zero_grads=50), '50 gradients that were zero'),
     ):
