@@ -59,7 +59,7 @@ class Attack(ABC):
     0..255 and within ``eps``; only pixels of the image change, never padding;
     training flags, buffers, ``requires_grad`` and ``.grad`` of the model and the ground
     truth are afterwards as before, also after an exception; the result of an image does
-    not depend on the rest of its batch.
+    not depend on the rest of its batch (unless the model itself draws fresh noise).
 
     Args:
         eps: Budget in pixel units: 8 is 8/255. ``None`` is no budget, for attacks that
