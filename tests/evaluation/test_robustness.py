@@ -43,6 +43,7 @@ def test_what_makes_a_result_hard_to_believe():
         (entry(score=0.6), 'raised the metric'),
         (entry(changed=0), 'changed 0 of 10 images only'),
         (entry(changed=4), 'changed 4 of 10 images only'),
+        (entry(losses={0: 2.0, 1: 1.5}), 'did not raise the loss'),
         (entry(nonfinite_grads=3), '3 non-finite'),
         (entry(zero_grads=50), '50 gradients that were zero'),
     ):
