@@ -27,6 +27,9 @@ OPENMMLAB = [
     'diffusers<0.31',
     'setuptools<81',
 ]
+# Text encoder of Stable Diffusion. mmpretrain (which mmdet imports) fails beside
+# transformers 5; pip then takes a diffusers that allows the hub client of 4.
+SD = ['transformers>=4.40,<5']
 
 
 def add_mim_extension() -> None:
@@ -61,6 +64,7 @@ if __name__ == '__main__':
         install_requires=[
             'diffusers>=0.27,<0.43',
             'huggingface_hub',
+            'jinja2',
             'matplotlib',
             'numpy',
             'rich',
@@ -70,6 +74,7 @@ if __name__ == '__main__':
         extras_require={
             'onedl': ONEDL,
             'openmmlab': OPENMMLAB,
-            'test': ['pytest>=8,<10', 'ruff==0.17.5'],
+            'sd': SD,
+            'test': ['pytest>=8,<10', 'ruff==0.17.5', *SD],
         },
     )

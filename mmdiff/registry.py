@@ -6,6 +6,8 @@ from mmdet and from mmpretrain configs alike. ``ATTACKS`` is a root of its own.
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
+from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
 
@@ -20,5 +22,11 @@ DATASETS = Registry(
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmdiff', locations=['mmdiff.engine']
+)
+LOOPS = Registry(
+    'loop', parent=MMENGINE_LOOPS, scope='mmdiff', locations=['mmdiff.engine']
+)
+METRICS = Registry(
+    'metric', parent=MMENGINE_METRICS, scope='mmdiff', locations=['mmdiff.evaluation']
 )
 ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks'])

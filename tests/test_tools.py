@@ -244,9 +244,112 @@ def test_pretrain_resumes_and_exports(toy, tmp_path):
     assert 'Iter(train) [3/3]' in log and '[1/3]' not in log
     prior = DiffusionModel.from_pretrained(str(tmp_path / 'prior')).eval()
     assert prior.patch_size == 4
-    with torch.no_grad():
-        assert torch.isfinite(prior.predict(torch.zeros(1, 3, 128, 128), 10)).all()
-    assert (tmp_path / 'prior' / 'samples.png').is_file()
+    # Bit for bit what was trained.
+    checkpoint = torch.load(tmp_path / 'iter_3.pth', weights_only=False)['state_dict']
+    for name, value in prior.unet.state_dict().items():
+        assert torch.equal(value, checkpoint[f'diffusion.unet.{name}'])
+    card = (tmp_path / 'prior' / 'README.md').read_text()
+    assert '3 steps of 2 images, seed 0' in card
+    for name in ('samples.png', 'loss.png', 'SHA256'):
+        assert (tmp_path / 'prior' / name).stat().st_size > 0
+    assert not (tmp_path / 'prior.partial').exists()
+
+
+@pytest.fixture(scope='module')
+def class_folders(tmp_path_factory):
+    import numpy as np
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp('classes')
+    rng = np.random.default_rng(0)
+    for split in ('train', 'minitest'):
+        for name in ('a', 'b', 'c'):
+            (root / split / name).mkdir(parents=True)
+            for i in range(2):
+                pixels = rng.integers(256, size=(32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f'{i}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def conditional_prior(class_folders, tmp_path_factory):
+    """Work folder of a class-conditional training with EMA, held-out loss, samples."""
+    work_dir = tmp_path_factory.mktemp('conditional')
+    loaders = [
+        f'{split}_dataloader.{option}'
+        for split in ('train', 'val')
+        for option in (
+            f'dataset.data_root={class_folders}',
+            'batch_size=3',
+            'num_workers=0',
+            'persistent_workers=False',
+        )
+    ]
+    run(
+        'tools/pretrain_diffusion.py',
+        'configs/pretrain/unet-patch2_cifar10.py',
+        '--work-dir',
+        work_dir,
+        '--dtype',
+        'float16',
+        '--num-samples',
+        '6',
+        '--cfg-options',
+        'model.model.source.block_out_channels=(16,16,16)',
+        'model.model.source.norm_num_groups=4',
+        'model.model.source.attn_norm_num_groups=4',
+        'model.model.source.attention_head_dim=4',
+        'model.model.source.num_class_embeds=4',
+        'model.model.source.null_class=3',
+        'val_dataloader.dataset.indices=[0,3,5]',
+        'train_cfg.max_iters=4',
+        'train_cfg.val_interval=2',
+        'custom_hooks.1.steps=2',
+        'default_hooks.logger.interval=1',
+        *loaders,
+    )
+    return work_dir
+
+
+@pytest.mark.slow
+def test_class_conditional_pretraining(conditional_prior):
+    import torch
+
+    from mmdiff import DiffusionModel
+
+    (log,) = conditional_prior.glob('*/vis_data/scalars.json')
+    held_out = [
+        line
+        for line in map(json.loads, log.read_text().splitlines())
+        if 'denoising_loss/mean' in line
+    ]
+    assert len(held_out) == 2 and 'denoising_loss/timestep_83' in held_out[0]
+    images = sorted(p.name for p in conditional_prior.glob('*/vis_data/vis_image/*'))
+    assert images == ['samples_2.png', 'samples_4.png']
+    prior = DiffusionModel.from_pretrained(str(conditional_prior / 'prior'))
+    assert prior.num_classes == 3 and prior.null_class == 3
+    # The averaged weights, in half precision.
+    (path,) = conditional_prior.glob('iter_*.pth')
+    averaged = torch.load(path, weights_only=False)['ema_state_dict']
+    for name, value in prior.unet.state_dict().items():
+        expected = averaged[f'module.diffusion.unet.{name}'].half().float()
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.slow
+def test_sampling_tool(conditional_prior, tmp_path):
+    import numpy as np
+
+    out = tmp_path / 'images.npz'
+    command = ['tools/sample_images.py', conditional_prior / 'prior', '--steps', '2']
+    done = run(*command, '--num', '5', '--out', out, '--class-balanced')
+    assert '5 of 5 images drawn now' in done.stdout
+    packed = np.load(out)
+    assert packed['image'].shape == (5, 32, 32, 3)
+    assert packed['label'].tolist() == [0, 1, 2, 0, 1]
+    done = run(*command, '--num', '5', '--out', out, check=False)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'sample_images.py: ' in done.stderr and 'is there already' in done.stderr
 
 
 @pytest.mark.slow

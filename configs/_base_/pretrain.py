@@ -5,8 +5,9 @@ _base_ = './mmdiff_runtime.py'
 model = dict(
     type='mmdiff.DiffusionPretrainer',
     autocast='bfloat16',
+    # mmengine's own: takes the samples of any mm dataset.
     data_preprocessor=dict(
-        type='DetDataPreprocessor',
+        type='ImgDataPreprocessor',
         mean=[127.5, 127.5, 127.5],
         std=[127.5, 127.5, 127.5],
         bgr_to_rgb=True,

@@ -1,5 +1,7 @@
 """Train a diffusion prior with mmengine's Runner."""
 
+import zlib
+
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -13,15 +15,24 @@ from .diffusion_model import DiffusionModel
 class DiffusionPretrainer(BaseModel):
     """Denoising loss of a :class:`DiffusionModel`, as a model of the Runner.
 
-    Images come as any mm dataset packs them; ``data_preprocessor`` must map them to
-    RGB in [-1, 1] (mean = std = 127.5).
+    The loss is the prior's own: DDPM's (noise, v or x0, by the schedule's
+    ``prediction_type``) or EDM's. Images come as any mm dataset packs them;
+    ``data_preprocessor`` must map them to RGB in [-1, 1] (mean = std = 127.5). A
+    class-conditional prior takes the class from ``gt_label`` (mmpretrain's datasets).
 
     Args:
         model: Arguments of :meth:`DiffusionModel.from_pretrained`; ``source`` is
             mostly a config dict (random weights).
         autocast: ``'bfloat16'`` runs the network in mixed precision, on CPU too.
             The loss stays in fp32. ``None`` is fp32 throughout.
+        label_dropout: Share of images trained as "no class" (Ho and Salimans 2022);
+            the prior needs a ``null_class``.
+        num_levels: Noise levels at which validation measures the loss.
         data_preprocessor: Config of mmengine's or mmdet's image preprocessor.
+
+    Raises:
+        ValueError: For label dropout on a prior that cannot learn it, or images
+            without labels for a class-conditional prior.
 
     Example:
         >>> unet = dict(type='UNet2DModel', block_out_channels=(4, 8),
@@ -37,32 +48,87 @@ class DiffusionPretrainer(BaseModel):
         self,
         model: dict,
         autocast: str | None = None,
+        label_dropout: float = 0.0,
+        num_levels: int = 6,
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         self.diffusion = DiffusionModel.from_pretrained(**model)
         self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
+        if label_dropout and self.diffusion.null_class is None:
+            raise ValueError(
+                f'label_dropout={label_dropout} needs a class-conditional prior with a '
+                'label for "no class": set num_class_embeds to the number of classes '
+                'plus 1 and null_class to the number of classes.'
+            )
+        self.label_dropout = label_dropout
+        self.num_levels = num_levels
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
-    ) -> dict[str, Tensor] | Tensor:
-        """Denoising loss at random timesteps (``mode='loss'``, the only one)."""
-        if mode != 'loss':
+    ) -> dict[str, Tensor] | list[dict[str, float]]:
+        """Train on, or measure, the denoising loss.
+
+        Args:
+            inputs: Images, (N, 3, H, W) in [-1, 1].
+            data_samples: With ``gt_label`` for a class-conditional prior.
+            mode: ``'loss'``: mean at random times, to train on. ``'predict'``: of every
+                image at fixed times with fixed noise, named after the time.
+        """
+        if mode not in ('loss', 'predict'):
             raise ValueError(
-                f'DiffusionPretrainer has no mode {mode!r}: it only trains (mode '
-                "'loss'); use DiffusionModel for anything else."
+                f'DiffusionPretrainer has no mode {mode!r}: it trains (mode '
+                "'loss') and measures its loss (mode 'predict'); use DiffusionModel "
+                'for anything else.'
             )
-        t = torch.randint(
-            self.diffusion.num_train_timesteps, (len(inputs),), device=inputs.device
-        )
-        with torch.autocast(
-            inputs.device.type, self.autocast_dtype, self.autocast_dtype is not None
-        ):
-            loss = self.diffusion.diffusion_loss(inputs, t, torch.randn_like(inputs))
+        x0 = self.diffusion.encode(inputs)
+        labels = self._labels(data_samples, len(inputs), inputs.device)
+        if mode == 'predict':
+            return self._held_out(x0, labels, data_samples)
+        if self.label_dropout:
+            dropped = torch.rand(len(x0), device=x0.device) < self.label_dropout
+            labels = torch.where(dropped, self.diffusion.null_class, labels)
+        t = self.diffusion.sample_times(len(x0), x0.device)
+        loss = self._loss(x0, t, torch.randn_like(x0), labels)
         # mmengine sums what is called loss; the others are logged only.
-        late = t >= self.diffusion.num_train_timesteps // 2
+        late = t >= self.diffusion.middle_time
         logged = {'loss': loss.mean()}
         for name, mask in (('low_noise', ~late), ('high_noise', late)):
             if mask.any():
                 logged[name] = loss.detach()[mask].mean()
         return logged
+
+    def _loss(self, x0, t, noise, labels) -> Tensor:
+        with torch.autocast(
+            x0.device.type, self.autocast_dtype, self.autocast_dtype is not None
+        ):
+            return self.diffusion.diffusion_loss(x0, t, noise, labels)
+
+    def _labels(self, samples, count: int, device) -> Tensor | None:
+        if not self.diffusion.num_classes:
+            return None
+        if samples is None or any('gt_label' not in sample for sample in samples):
+            raise ValueError(
+                'This prior is class-conditional and the images have no gt_label; take '
+                'a dataset with labels (mmpretrain.CustomDataset), or a prior without '
+                'num_class_embeds.'
+            )
+        labels = torch.cat([sample.gt_label.reshape(-1)[:1] for sample in samples])
+        return labels.to(device)
+
+    def _held_out(self, x0, labels, samples) -> list[dict[str, float]]:
+        """Loss of every image at ``num_levels`` times; an image's noise is its own."""
+        noise = torch.stack([self._noise_of(sample, x0[0]) for sample in samples])
+        results: list[dict[str, float]] = [{} for _ in x0]
+        for t in self.diffusion.level_times(self.num_levels):
+            times = torch.full((len(x0),), t, device=x0.device)
+            name = f'{self.diffusion.time_unit}_{t:g}'
+            for result, loss in zip(results, self._loss(x0, times, noise, labels)):
+                result[name] = loss.item()
+        return results
+
+    @staticmethod
+    def _noise_of(sample, image: Tensor) -> Tensor:
+        key = str(sample.get('img_path', sample.get('img_id', 0))).rsplit('/', 1)[-1]
+        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        return torch.randn(image.shape, generator=generator).to(image)

@@ -1,9 +1,15 @@
-"""Noise schedules: the table of alpha_bar over the training timesteps."""
+"""Noise schedules, and conversions between alpha_bar, sigma and time.
+
+``x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) eps`` (DDPM) and
+``x_t = x_0 + sigma eps`` (EDM) differ by the factor ``sqrt(alpha_bar)``; their
+signal-to-noise ratios are equal where ``sigma^2 = (1 - alpha_bar) / alpha_bar``.
+"""
 
 import math
 
 import torch
 from diffusers import DDPMScheduler
+from torch import Tensor
 
 
 def shifted_cosine_betas(num_train_timesteps: int, shift: float) -> list[float]:
@@ -59,3 +65,60 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
             "the arguments of diffusers' DDPMScheduler, or "
             "beta_schedule='shifted_cosine' with shift."
         ) from None
+
+
+def alpha_bar_to_sigma(alpha_bar: Tensor) -> Tensor:
+    """Noise level of ``x_0 + sigma eps`` with the same signal-to-noise ratio."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def sigma_to_alpha_bar(sigma: Tensor) -> Tensor:
+    """The inverse of :func:`alpha_bar_to_sigma`."""
+    return 1 / (1 + sigma**2)
+
+
+def timestep_to_sigma(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
+    """Sigma at a timestep; log sigma is linear between whole timesteps.
+
+    Args:
+        alphas_cumprod: Table of alpha_bar, (T,).
+        t: Timesteps in [0, T - 1], not necessarily whole.
+    """
+    log_sigmas = alpha_bar_to_sigma(alphas_cumprod.double()).log()
+    low = torch.as_tensor(t).floor().long().clamp(0, len(log_sigmas) - 1)
+    high = (low + 1).clamp(max=len(log_sigmas) - 1)
+    return torch.lerp(log_sigmas[low], log_sigmas[high], (t - low).double()).exp()
+
+
+def sigma_to_timestep(alphas_cumprod: Tensor, sigma: Tensor) -> Tensor:
+    """The inverse of :func:`timestep_to_sigma`; the ends of the table beyond them."""
+    log_sigmas = alpha_bar_to_sigma(alphas_cumprod.double()).log()
+    log_sigma = torch.as_tensor(sigma).double().log().clamp(*log_sigmas[[0, -1]])
+    low = (torch.searchsorted(log_sigmas, log_sigma, right=True) - 1).clamp(
+        0, len(log_sigmas) - 2
+    )
+    start, end = log_sigmas[low], log_sigmas[low + 1]
+    return low + (log_sigma - start) / (end - start)
+
+
+def vp_sigma(t: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tensor:
+    """``sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)`` (Karras et al. 2022, table 1)."""
+    return torch.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt()
+
+
+def vp_time(sigma: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tensor:
+    """The inverse of :func:`vp_sigma`."""
+    return ((beta_min**2 + 2 * beta_d * torch.log1p(sigma**2)).sqrt() - beta_min) / (
+        beta_d
+    )
+
+
+def karras_sigmas(
+    steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> Tensor:
+    """EDM's grid of noise levels, falling, (steps,) (Karras et al. 2022, eq. 5)."""
+    if steps == 1:
+        return torch.tensor([sigma_max], dtype=torch.float64)
+    ramp = torch.linspace(0, 1, steps, dtype=torch.float64)
+    high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    return (high + ramp * (low - high)) ** rho

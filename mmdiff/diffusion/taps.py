@@ -1,6 +1,6 @@
 """Taps into diffusers' UNet2DModel: names, early exit, and what lies past them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -16,9 +16,42 @@ class FeatureInfo(NamedTuple):
     stride: int
 
 
-def describe_taps(unet: UNet2DModel, patch_size: int = 1) -> list[FeatureInfo]:
-    """All taps in the order of execution; strides count the patches."""
-    infos, stride = [], patch_size
+def resolve_taps(
+    infos: Sequence[FeatureInfo], taps: Sequence[str | int]
+) -> list[FeatureInfo]:
+    """Turn names or indices (negatives count from the end) into taps.
+
+    Raises:
+        ValueError: For a name or an index that the network does not have.
+    """
+    by_name, count = {info.name: info for info in infos}, len(infos)
+    found = []
+    for tap in taps:
+        if isinstance(tap, str):
+            if tap not in by_name:
+                raise ValueError(
+                    f'There is no tap {tap!r}; the taps of this network are: '
+                    f'{", ".join(by_name)}.'
+                )
+            found.append(by_name[tap])
+        else:
+            if not -count <= tap < count:
+                raise ValueError(
+                    f'Tap index {tap} is out of range; the network has {count} '
+                    f'taps, 0 to {count - 1} (see feature_info).'
+                )
+            found.append(infos[tap])
+    return found
+
+
+def describe_taps(unet: nn.Module, input_stride: int = 1) -> list[FeatureInfo]:
+    """All taps of a diffusers U-Net in the order of execution.
+
+    Args:
+        unet: ``UNet2DModel`` or ``UNet2DConditionModel``.
+        input_stride: Pixels of the image per pixel of the U-Net's input.
+    """
+    infos, stride = [], input_stride
     for i, block in enumerate(unet.down_blocks):
         for j, layer in enumerate(block.resnets):
             infos.append(FeatureInfo(f'down.{i}.{j}', layer.out_channels, stride))
@@ -59,7 +92,8 @@ def record_layers(
             layer = attentions[int(rest[1])] or layer
 
         def record(_module, _args, output, name=name):
-            out[name] = output
+            # Transformers of latent U-Nets give tuples.
+            out[name] = output[0] if isinstance(output, tuple) else output
 
         handles.append(layer.register_forward_hook(record))
     try:
@@ -67,6 +101,33 @@ def record_layers(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def tap_outputs(
+    unet: nn.Module,
+    sample: Tensor,
+    t: Tensor,
+    cond: Tensor | None,
+    names: Sequence[str],
+    run: Callable[..., Iterator[tuple[str, Tensor]]] | None = None,
+) -> dict[str, Tensor]:
+    """Outputs of the taps ``names``; no block past the deepest of them runs.
+
+    Args:
+        unet: A diffusers U-Net.
+        sample: Its noised input, (N, C, H, W).
+        t: Timesteps, (N,).
+        cond: What the network is conditioned on.
+        names: Names of taps.
+        run: Runs the network block by block, as :func:`run_blocks` (the default).
+    """
+    out: dict[str, Tensor] = {}
+    with record_layers(unet, set(names), out):
+        for name, value in (run or run_blocks)(unet, sample, t, cond):
+            out[name] = value
+            if all(n in out for n in names):
+                break
+    return out
 
 
 def run_blocks(
@@ -86,7 +147,7 @@ def run_blocks(
     # 0. center input if necessary
     if unet.config.center_input_sample:
         sample = 2 * sample - 1.0
-        # 1. time
+    # 1. time
     emb = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
     if (cond is None) != (unet.class_embedding is None):
         raise ValueError(

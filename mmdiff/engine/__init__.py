@@ -1,5 +1,6 @@
-"""Hooks of the Runner."""
+"""Hooks of the Runner, and the export of what it trained."""
 
-from .hooks import AttackHook
+from .export import export_prior
+from .hooks import AttackHook, SampleHook
 
-__all__ = ['AttackHook']
+__all__ = ['AttackHook', 'SampleHook', 'export_prior']

@@ -64,7 +64,7 @@ def test_features_are_those_of_the_full_forward(kind):
                 handles.append(layer.register_forward_hook(record(f'{side}.{i}.{j}')))
     if unet.mid_block is not None:
         handles.append(unet.mid_block.register_forward_hook(record('mid')))
-    unet(model.to_patches(x), t)
+    unet(model._network_input(x), t)
     for handle in handles:
         handle.remove()
     assert set(recorded) == {info.name for info in model.feature_info}
@@ -99,6 +99,8 @@ def test_truncating_keeps_the_features(tap):
         assert sum(p.numel() for p in short.parameters()) < count
     with pytest.raises(RuntimeError, match='truncated'):
         short.predict(x, 3)
+    with pytest.raises(RuntimeError, match='truncated'):
+        short.save_pretrained('nowhere')
 
 
 @pytest.mark.parametrize('kind', VARIANTS)
@@ -264,7 +266,7 @@ def test_bad_folders_are_one_sentence(tmp_path, spoil, error, words):
 def test_missing_folder_and_unreachable_hub(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match='There is no folder'):
         DiffusionModel.from_pretrained(str(tmp_path / 'nothing'))
-    with pytest.raises(FileNotFoundError, match='it ships: mmdiff::toy_voc'):
+    with pytest.raises(FileNotFoundError, match='there are: .*mmdiff::toy_voc'):
         DiffusionModel.from_pretrained('mmdiff::nothing')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     with pytest.raises(FileNotFoundError, match='could not be fetched from the hub'):
@@ -307,3 +309,61 @@ def test_class_conditional():
         model.features(x, 0, ['mid'], torch.full((2,), c))['mid'] for c in (0, 1)
     )
     assert not torch.allclose(one, two)
+
+
+def test_changed_weights_do_not_match_their_checksum(tmp_path):
+    """A SHA256 file beside the weights is compared on loading."""
+    import hashlib
+
+    model = build()
+    model.save_pretrained(tmp_path)
+    weights = tmp_path / 'diffusion_pytorch_model.safetensors'
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    (tmp_path / 'SHA256').write_text(f'{digest}  {weights.name}\n')
+    DiffusionModel.from_pretrained(str(tmp_path))
+    model.unet.conv_in.bias.data += 1
+    model.unet.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='does not match the SHA256 file'):
+        DiffusionModel.from_pretrained(str(tmp_path))
+
+
+def test_settings_that_diffusers_lacks_come_back(tmp_path):
+    """Heads fixed over levels, another width of the time embedding, "no class"."""
+    extra = dict(
+        num_attention_heads=2,
+        time_proj_channels=16,
+        num_class_embeds=4,
+        null_class=3,
+        attn_norm_num_groups=2,
+    )
+    model = build({**TINY_UNET, **extra, 'attention_head_dim': 8})
+    attention = model.unet.mid_block.attentions[0]
+    assert attention.heads == 2 and attention.scale == 4**-0.5
+    assert model.unet.time_embedding.linear_1.in_features == 16
+    assert model.num_classes == 3 and model.null_class == 3
+    model.save_pretrained(tmp_path)
+    again = DiffusionModel.from_pretrained(str(tmp_path)).eval()
+    assert again.unet.mid_block.attentions[0].heads == 2
+    assert again.num_classes == 3
+    x, label = torch.randn(1, 3, 32, 32), torch.tensor([1])
+    with torch.no_grad():
+        assert torch.equal(model.predict(x, 3, label), again.predict(x, 3, label))
+        random = DiffusionModel.from_pretrained(str(tmp_path), random_weights=True)
+        assert not torch.equal(random.unet.conv_in.weight, again.unet.conv_in.weight)
+    weights = tmp_path / 'diffusion_pytorch_model.safetensors'
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match='no weights'):
+        DiffusionModel.from_pretrained(str(tmp_path))
+
+
+def test_half_precision_network_keeps_full_precision_outside():
+    full, half = build(), build(dtype='bfloat16')
+    assert half.unet.dtype == torch.bfloat16
+    assert torch.equal(half.alphas_cumprod, full.alphas_cumprod)
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        for name, value in full.features(x, 9, ['down.0', 'up.2']).items():
+            found = half.features(x, 9, [name])[name]
+            assert found.dtype == torch.float32
+            assert (found - value).norm() < 0.05 * value.norm()
+        assert half.predict(x, 9).dtype == torch.float32

@@ -8,9 +8,8 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdiff.diffusion import DiffusionModel, FeatureInfo
+from mmdiff.diffusion.noise import fixed_noise
 from mmdiff.registry import MODELS
-
-from .noise import fixed_noise
 
 NOISES = ('none', 'fixed', 'fresh')
 
@@ -89,7 +88,7 @@ class DiffusionUNet(BaseModule):
             else {'source': model}
         )
         self.model = DiffusionModel.from_pretrained(cache_dir=cache_dir, **args)
-        self._check_time(timestep, sigma)
+        time = self._check_time(timestep, sigma)
         if isinstance(out_indices, (str, int)):
             out_indices = (out_indices,)
         # Low stride first, as mmdet's necks expect; of equal strides, as given.
@@ -98,14 +97,14 @@ class DiffusionUNet(BaseModule):
         )
         self.feature_info = self.model.feature_info
         self.model.truncate([info.name for info in self.out_taps])
-        self.register_buffer('timestep', torch.tensor(timestep), persistent=False)
+        self.register_buffer('time', torch.tensor(time), persistent=False)
         self.noise = noise
         self.noise_seed = noise_seed
         self.num_noise = num_noise
         self.condition = condition
         self.frozen = frozen
         if with_cp:
-            self.model.unet.enable_gradient_checkpointing()
+            self.model.enable_gradient_checkpointing()
         if frozen:
             self.model.requires_grad_(False)
         random_weights = isinstance(args['source'], dict) or args.get('random_weights')
@@ -117,24 +116,21 @@ class DiffusionUNet(BaseModule):
         self.register_load_state_dict_post_hook(_forgive_frozen)
         self.train(self.training)
 
-    def _check_time(self, timestep: int | None, sigma: float | None) -> None:
-        last = self.model.num_train_timesteps - 1
-        if timestep is not None and sigma is not None:
+    def _check_time(self, timestep: int | None, sigma: float | None) -> int | float:
+        unit, (low, high) = self.model.time_unit, self.model.time_range
+        given = {'timestep': timestep, 'sigma': sigma}
+        time = given.pop(unit)
+        (other, superfluous) = given.popitem()
+        advice = f'this prior counts {unit}s: give {unit}, {low} to {high}'
+        if superfluous is not None:
+            both = f'{unit}={time} and ' if time is not None else ''
             raise ValueError(
-                f'timestep={timestep} and sigma={sigma} were both given; this prior '
-                'counts DDPM timesteps: give timestep alone.'
+                f'DiffusionUNet got {both}{other}={superfluous}; {advice}, alone.'
             )
-        if timestep is None:
-            given = 'neither timestep nor sigma' if sigma is None else f'sigma={sigma}'
-            raise ValueError(
-                f'DiffusionUNet got {given}; this prior counts DDPM timesteps: give '
-                f'timestep, 0 to {last}.'
-            )
-        if not 0 <= timestep <= last:
-            raise ValueError(
-                f'timestep={timestep} is out of range; this prior has 0 (almost clean) '
-                f'to {last} (almost noise).'
-            )
+        if time is None:
+            raise ValueError(f'DiffusionUNet got neither timestep nor sigma; {advice}.')
+        self.model.check_time(time)
+        return time
 
     @property
     def leaves_weights_out(self) -> bool:
@@ -142,9 +138,9 @@ class DiffusionUNet(BaseModule):
         return self.frozen and not self.save_frozen
 
     def _fingerprint(self) -> Tensor:
-        """SHA-256 of the U-Net's weights, (32,) uint8."""
+        """SHA-256 of the prior's weights, (32,) uint8."""
         digest = hashlib.sha256()
-        for name, value in sorted(self.model.unet.state_dict().items()):
+        for name, value in sorted(self.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
         return torch.tensor(list(digest.digest()), dtype=torch.uint8)
@@ -173,9 +169,11 @@ class DiffusionUNet(BaseModule):
             cond = torch.full((len(x),), self.condition, device=x.device)
         names = [info.name for info in self.out_taps]
         sums: list[Tensor] | None = None
+        self.model.check_size(*x.shape[-2:])
+        x0 = self.model.encode(x)
         for k in range(self.num_noise):
-            x_t = self.model.add_noise(x, self.timestep, self._draw(x, k))
-            out = self.model.features(x_t, self.timestep, names, cond)
+            x_t = self.model.add_noise(x0, self.time, self._draw(x0, k))
+            out = self.model.features(x_t, self.time, names, cond)
             values = [out[name] for name in names]
             sums = values if sums is None else [a + b for a, b in zip(sums, values)]
         return tuple(value / self.num_noise for value in sums)
@@ -203,14 +201,14 @@ class DiffusionUNet(BaseModule):
 def _drop_frozen(module: nn.Module, state_dict: dict, prefix: str, _meta) -> None:
     """State-dict hook: leave the frozen U-Net out."""
     if module.leaves_weights_out:
-        for key in [k for k in state_dict if k.startswith(f'{prefix}model.unet.')]:
+        for key in [k for k in state_dict if k.startswith(f'{prefix}model.')]:
             del state_dict[key]
 
 
 def _forgive_frozen(module: nn.Module, incompatible) -> None:
     """Load hook: what was left out on purpose is not missing."""
     if module.leaves_weights_out:
-        left_out = f'{module._loading_prefix}model.unet.'
+        left_out = f'{module._loading_prefix}model.'
         incompatible.missing_keys[:] = [
             key for key in incompatible.missing_keys if not key.startswith(left_out)
         ]

@@ -1,0 +1,88 @@
+"""A class-conditional prior of CIFAR-10 at 32 px: 7.4 M parameters on patches of 2 px.
+
+Data, as class folders: data/cifar10/train/{airplane,...}/*.jpg (and minitest).
+"""
+
+_base_ = '../_base_/pretrain.py'
+
+model = dict(
+    label_dropout=0.1,
+    model=dict(
+        source=dict(
+            type='UNet2DModel',
+            sample_size=16,
+            in_channels=12,
+            out_channels=12,
+            block_out_channels=(64, 128, 192),
+            layers_per_block=1,
+            down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
+            up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+            attention_head_dim=32,
+            norm_num_groups=16,
+            attn_norm_num_groups=16,
+            resnet_time_scale_shift='scale_shift',
+            num_class_embeds=11,
+            null_class=10,
+        ),
+        schedule=dict(
+            beta_schedule='shifted_cosine', shift=1.0, prediction_type='v_prediction'
+        ),
+    ),
+)
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='mmpretrain.CustomDataset',
+        data_root='data/cifar10',
+        data_prefix='train',
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmpretrain.RandomFlip', prob=0.5),
+            dict(type='mmpretrain.PackInputs', meta_keys=('img_path',)),
+        ],
+    ),
+)
+# Held-out images: 50 of each class.
+val_dataloader = dict(
+    batch_size=100,
+    num_workers=1,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='mmpretrain.CustomDataset',
+        data_root='data/cifar10',
+        data_prefix='minitest',
+        indices=list(range(0, 5000, 10)),
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='mmpretrain.PackInputs', meta_keys=('img_path',)),
+        ],
+    ),
+)
+val_evaluator = dict(type='mmdiff.DenoisingLoss')
+val_cfg = dict(type='ValLoop')
+max_iters = 4500
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
+    dict(
+        type='LinearLR',
+        start_factor=1.0,
+        end_factor=0.01,
+        by_epoch=False,
+        begin=int(0.6 * max_iters),
+        end=max_iters,
+    ),
+]
+custom_hooks = [
+    dict(
+        type='EMAHook',
+        ema_type='ExpMomentumEMA',
+        momentum=0.004,
+        gamma=200,
+        update_buffers=False,
+    ),
+    dict(type='mmdiff.SampleHook', num=20),
+]

@@ -1,0 +1,120 @@
+"""Convert EDM's checkpoints (Karras et al. 2022) to a folder of an ``EDMPrecond``."""
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..networks import EDMPrecond
+from .restricted_pickle import (
+    Inert,
+    PersistentObject,
+    check_file,
+    load_pickle,
+    load_state_dict,
+)
+
+# In the order of EDMPrecond's constructor, for arguments without a name.
+ARGUMENTS = (
+    *('img_resolution', 'img_channels', 'label_dim', 'use_fp16'),
+    *('sigma_min', 'sigma_max', 'sigma_data', 'model_type'),
+)
+
+
+def collect_tensors(module: Inert, prefix: str = '') -> dict[str, Tensor]:
+    """State dict of a pickled module and everything in it."""
+    state: dict[str, Tensor] = {}
+    volatile = module.state.get('_non_persistent_buffers_set', ())
+    for kind in ('_parameters', '_buffers'):
+        for name, value in module.state.get(kind, {}).items():
+            if isinstance(value, Tensor) and name not in volatile:
+                state[prefix + name] = value
+    for name, child in module.state.get('_modules', {}).items():
+        if isinstance(child, Inert):
+            state.update(collect_tensors(child, f'{prefix}{name}.'))
+    return state
+
+
+def read_edm_pickle(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
+    """Constructor arguments and weights of the network under ``'ema'``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, or holds no ``EDMPrecond``.
+    """
+    content = load_pickle(path)
+    net = content.get('ema') if isinstance(content, dict) else None
+    if not isinstance(net, PersistentObject) or not isinstance(net.state, dict):
+        raise ValueError(
+            f'{path} is no checkpoint of EDM: it has no network under "ema".'
+        )
+    if net.class_name != 'EDMPrecond':
+        raise ValueError(
+            f'{path} holds a {net.class_name}; only networks with the preconditioning '
+            'EDMPrecond can be converted.'
+        )
+    try:
+        args = dict(zip(ARGUMENTS, net.state.get('_init_args', ())))
+        return {**args, **net.state.get('_init_kwargs', {})}, collect_tensors(net)
+    except (AttributeError, RecursionError, TypeError):
+        raise ValueError(f'{path} holds a malformed network.') from None
+
+
+def read_config(path: str | Path) -> dict:
+    """Constructor arguments of an ``EDMPrecond`` from a JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds no JSON object.
+    """
+    try:
+        config = json.loads(check_file(path).read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON ({error}).') from None
+    if not isinstance(config, dict):
+        raise ValueError(f'{path} must hold an object of EDMPrecond arguments.')
+    return config
+
+
+def convert_edm(source: str, out: str, config: str | None = None) -> None:
+    """Convert a checkpoint to a folder that ``DiffusionModel`` reads.
+
+    Args:
+        source: NVIDIA's ``.pkl``, read without executing the code in it; or, with
+            ``config``, a state dict that ``torch.save`` wrote.
+        out: Folder to write; it must not exist. It appears whole or not at all.
+        config: JSON file with the arguments of ``EDMPrecond``.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        FileExistsError: If ``out`` exists.
+        ValueError: If the file cannot be read, or is of another architecture.
+    """
+    folder = Path(out).expanduser()
+    if folder.exists():
+        raise FileExistsError(f'{out} exists already; remove it or give another name.')
+    if config is None:
+        args, state = read_edm_pickle(source)
+    else:
+        args, state = read_config(config), load_state_dict(source)
+    state = {k: v.float().contiguous().clone() for k, v in state.items()}
+    try:
+        json.dumps(args)
+        with torch.device('meta'):
+            unet = EDMPrecond(**args)
+        unet.load_state_dict(state, assign=True)
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise ValueError(
+            f'{source} is not of a known architecture: '
+            f'{" ".join(str(error).split())[:300]}'
+        ) from None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.with_name(f'{folder.name}.partial')
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        unet.save_pretrained(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
