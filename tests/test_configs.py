@@ -8,8 +8,10 @@ import torch
 from conftest import batch_of
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmpretrain.structures import DataSample
 
-from mmdiff import DAG, PGD, config_path
+from mmdiff import DAG, PGD, DiffusionModel, config_path
+from mmdiff.diffusion.converters.adm import PRESETS, adm_unet_config
 from mmdiff.registry import ATTACKS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -17,13 +19,80 @@ DETECTION = sorted(path.name for path in (ROOT / 'detection').glob('*.py'))
 PRETRAIN = sorted(path.name for path in (ROOT / 'pretrain').glob('*.py'))
 
 
+# Networks of published priors, which no test can download: by a word of the source,
+# the published shape, and a narrow one of the same family that is quick to run.
+ADM = dict(PRESETS['imagenet256-uncond'])
+SD_UNET = dict(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+SD_VAE = dict(
+    down_block_types=('DownEncoderBlock2D',) * 4,
+    up_block_types=('UpDecoderBlock2D',) * 4,
+)
+EDM = dict(
+    type='EDMPrecond',
+    img_resolution=32,
+    img_channels=3,
+    label_dim=10,
+    model_type='SongUNet',
+    augment_dim=9,
+    channel_mult=[2, 2, 2],
+)
+PUBLISHED = {
+    'adm-imagenet256': (
+        dict(type='UNet2DModel', **adm_unet_config(ADM)),
+        dict(type='UNet2DModel', **adm_unet_config({**ADM, 'num_channels': 64})),
+    ),
+    'edm-cifar10': (EDM, {**EDM, 'model_channels': 32}),
+    'stable-diffusion-v1-5': (
+        dict(
+            type='LatentDiffusion',
+            unet={**SD_UNET, 'block_out_channels': (320, 640, 1280, 1280)},
+            vae={**SD_VAE, 'block_out_channels': (128, 256, 512, 512)},
+        ),
+        dict(
+            type='LatentDiffusion',
+            unet=dict(
+                block_out_channels=(16, 16, 32, 32),
+                attention_head_dim=4,
+                norm_num_groups=4,
+                cross_attention_dim=8,
+            ),
+            vae={**SD_VAE, 'block_out_channels': (4,) * 4, 'norm_num_groups': 2},
+        ),
+    ),
+}
+
+
+def published(cfg):
+    """Published and narrow shape of a config's prior, or ``None``."""
+    source = cfg.model.backbone.model
+    source = source if isinstance(source, str) else source.source
+    return next((v for k, v in PUBLISHED.items() if k in source), None)
+
+
 def load(folder, name):
     cfg = Config.fromfile(ROOT / folder / name)
-    if folder == 'detection' and 'voc07-unet' in name:
-        # The prior is made by the user: its config with random weights stands in.
-        pretrain = Config.fromfile(ROOT / 'pretrain' / 'unet-patch4_voc07.py')
-        cfg.model.backbone.model = pretrain.model.model
+    if folder == 'detection' and published(cfg):
+        _, narrow = published(cfg)
+        cfg.model.backbone.model.source = narrow
+        taps = DiffusionModel.from_pretrained(narrow).resolve_taps(
+            cfg.model.backbone.out_indices
+        )
+        cfg.model.neck.in_channels = [tap.channels for tap in taps]
     return cfg
+
+
+@pytest.mark.parametrize('name', DETECTION)
+def test_neck_fits_the_published_network(name):
+    cfg = Config.fromfile(ROOT / 'detection' / name)
+    if not published(cfg):
+        pytest.skip('its prior is shipped: the next test runs on it')
+    full, _ = published(cfg)
+    with torch.device('meta'):
+        model = DiffusionModel.from_pretrained(full)
+    taps = model.resolve_taps(cfg.model.backbone.out_indices)
+    assert [tap.channels for tap in taps] == cfg.model.neck.in_channels
+    assert [tap.stride for tap in taps] == cfg.model.neck.in_strides
+    assert cfg.model.data_preprocessor.pad_size_divisor % model.total_stride == 0
 
 
 @pytest.mark.parametrize('name', DETECTION)
@@ -55,26 +124,43 @@ def test_detector_trains_and_is_attacked(name):
 @pytest.mark.parametrize('name', PRETRAIN)
 def test_pretraining_steps(name):
     cfg = load('pretrain', name)
-    cfg.model.model.source.update(
-        block_out_channels=(16, 16, 16, 16), norm_num_groups=4, attention_head_dim=4
+    source = cfg.model.model.source
+    source.update(
+        block_out_channels=(16,) * len(source.block_out_channels),
+        norm_num_groups=4,
+        attn_norm_num_groups=4,
+        attention_head_dim=4,
     )
     cfg.model.autocast = None
     model = MODELS.build(cfg.model)
-    batch = dict(inputs=[torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)] * 2)
-    data = model.data_preprocessor(dict(batch, data_samples=None), training=True)
+    size = model.diffusion.image_size
+    assert size in (32, 128)
+    batch = dict(
+        inputs=[torch.randint(0, 256, (3, size, size), dtype=torch.uint8)] * 2,
+        data_samples=[DataSample().set_gt_label(label) for label in (0, 1)],
+    )
+    data = model.data_preprocessor(batch, training=True)
+    assert data['inputs'].min() >= -1 and data['inputs'].max() <= 1
     loss, logged = model.parse_losses(model(**data, mode='loss'))
     loss.backward()
     assert loss > 0 and 'loss' in logged
     assert all(p.grad is not None for p in model.parameters())
-    with pytest.raises(ValueError, match="no mode 'predict'"):
-        model(**data, mode='predict')
+    levels = model(**data, mode='predict')
+    assert len(levels) == 2 and all(value > 0 for value in levels[0].values())
+    with pytest.raises(ValueError, match="no mode 'tensor'"):
+        model(**data)
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / '_base_' / 'attacks').glob('*.py')))
 def test_attack_presets(path):
-    for hook in Config.fromfile(path).custom_hooks:
-        assert hook.type == 'mmdiff.AttackHook'
-        ATTACKS.build(hook.attack)
+    cfg = Config.fromfile(path)
+    hooks = cfg.get('custom_hooks', [])
+    assert all(hook.type == 'mmdiff.AttackHook' for hook in hooks)
+    attacks = [hook.attack for hook in hooks]
+    if 'test_cfg' in cfg:
+        assert cfg.test_cfg.type == 'mmdiff.RobustTestLoop'
+        attacks += cfg.test_cfg.attacks
+    assert attacks and all(ATTACKS.build(attack) for attack in attacks)
 
 
 def test_configs_are_found_by_name():

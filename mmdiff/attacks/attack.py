@@ -1,7 +1,9 @@
 """The contract of every attack: what goes in, what comes out, what is left alone."""
 
+import math
 import zlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -25,9 +27,10 @@ class AttackStats:
         pixel_min: Smallest value handed on.
         pixel_max: Largest value handed on.
         grad_evals: Gradients computed, counted per image.
+        queries: Passes without a gradient, counted per image.
         zero_grads: Of those, all-zero ones.
         nonfinite_grads: Of those, ones with NaN or infinity.
-        losses: Mean objective after each step, summed over images.
+        losses: Objective before each step and after the last, summed over images.
     """
 
     images: int = 0
@@ -37,6 +40,7 @@ class AttackStats:
     pixel_min: float = 255.0
     pixel_max: float = 0.0
     grad_evals: int = 0
+    queries: int = 0
     zero_grads: int = 0
     nonfinite_grads: int = 0
     losses: dict[int, float] = field(default_factory=dict)
@@ -60,6 +64,9 @@ class Attack(ABC):
     training flags, buffers, ``requires_grad`` and ``.grad`` of the model and the ground
     truth are afterwards as before, also after an exception; the result of an image does
     not depend on the rest of its batch (unless the model itself draws fresh noise).
+
+    After a call, ``image_losses`` has the final objective of each image of the batch,
+    as ascended; NaN for skipped images and attacks without an objective.
 
     Args:
         eps: Budget in pixel units: 8 is 8/255. ``None`` is no budget, for attacks that
@@ -98,12 +105,13 @@ class Attack(ABC):
         self.gt_scale = gt_scale
         self.seed = seed
         self.stats = AttackStats()
+        self.image_losses: list[float] = []
 
     @abstractmethod
     def perturb(
         self, model: nn.Module, images: list[Tensor], samples: list, ids: list[str]
-    ) -> list[Tensor]:
-        """Return adversarial images.
+    ) -> tuple[list[Tensor], list[float]]:
+        """Return adversarial images and their final objectives.
 
         Args:
             model: The model, unwrapped, its parameters without gradients.
@@ -118,15 +126,21 @@ class Attack(ABC):
             'attack': type(self).__name__.lower(),
             'norm': self.norm,
             'eps': self.eps,
+            'quantize': self.quantize,
+            'seed': self.seed,
         }
 
-    def __call__(self, model: nn.Module, data_batch: dict) -> list[Tensor] | Tensor:
+    def __call__(
+        self, model: nn.Module, data_batch: dict, skip: Sequence[bool] | None = None
+    ) -> list[Tensor] | Tensor:
         """Attack one batch as the dataloader gives it.
 
         Args:
             model: mm model, or a DDP wrapper around one.
             data_batch: ``inputs`` (list of (C, H, W), or (N, C, H, W)) and
                 ``data_samples``. Left as it is.
+            skip: Flags of images to leave out (already fooled, say): they come back
+                clean and cost nothing.
 
         Returns:
             Adversarial inputs: float32, 0..255, in the container of the inputs.
@@ -138,24 +152,35 @@ class Attack(ABC):
         scaled = [to_input_scale(sample, self.gt_scale) for sample in samples]
         ids = [self._id(sample, i) for i, sample in enumerate(samples)]
         adversarial = [x.clone() for x in clean]
+        if skip is None:
+            skip = [False] * len(clean)
+        elif len(skip) != len(clean):
+            raise ValueError(
+                f'skip has {len(skip)} flags for {len(clean)} images; give one each.'
+            )
+        attacked = [i for i, left_out in enumerate(skip) if not left_out]
+        self.image_losses = [math.nan] * len(clean)
         if self.eps != 0:
             with differentiable(device), frozen_parameters(model):
-                for group in self._groups(model, clean):
+                for group in self._groups(model, clean, attacked):
                     self._attack_group(model, group, clean, scaled, ids, adversarial)
-        self.stats.record(clean, adversarial)
+        self.stats.record(
+            [clean[i] for i in attacked], [adversarial[i] for i in attacked]
+        )
         if isinstance(inputs, Tensor):
             return torch.stack(adversarial)
         return type(inputs)(adversarial)
 
     def _attack_group(self, model, group, clean, samples, ids, adversarial) -> None:
         """Attack the images of one padded size; write into ``adversarial``."""
-        found = self.perturb(
+        found, losses = self.perturb(
             model,
             [clean[i] for i in group],
             [samples[i] for i in group],
             [ids[i] for i in group],
         )
-        for i, adv in zip(group, found):
+        for i, adv, loss in zip(group, found, losses):
+            self.image_losses[i] = loss
             adv = self.project(adv.detach(), clean[i])
             adversarial[i] = self._round(adv, clean[i]) if self.quantize else adv
 
@@ -170,16 +195,18 @@ class Attack(ABC):
         return zlib.crc32('/'.join(map(str, (self.seed, image_id, *what))).encode())
 
     @staticmethod
-    def _groups(model: nn.Module, images: list[Tensor]) -> list[list[int]]:
-        """Indices of images that pad to the same size.
+    def _groups(
+        model: nn.Module, images: list[Tensor], indices: list[int]
+    ) -> list[list[int]]:
+        """``indices``, those of images that pad to the same size together.
 
         A model sees an image differently on a larger canvas; attacked beside its equals
         only, an image's result does not depend on its batch.
         """
         divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1) or 1
         groups: dict[tuple, list[int]] = {}
-        for i, x in enumerate(images):
-            size = tuple(-(-side // divisor) for side in x.shape[-2:])
+        for i in indices:
+            size = tuple(-(-side // divisor) for side in images[i].shape[-2:])
             groups.setdefault(size, []).append(i)
         return list(groups.values())
 

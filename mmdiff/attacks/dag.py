@@ -1,5 +1,7 @@
 """Dense Adversary Generation: make every proposal show a wrong class."""
 
+import math
+
 import torch
 from mmcv.ops import batched_nms
 from mmdet.structures.bbox import bbox_overlaps
@@ -74,21 +76,21 @@ class DAG(Attack):
         self.strong_score = strong_score
 
     def threat_model(self) -> dict:
-        return {**super().threat_model(), 'steps': self.steps, 'gamma': self.gamma}
+        own = dict(objective='targets', steps=self.steps, gamma=self.gamma)
+        return {**super().threat_model(), **own}
 
-    def perturb(
-        self, model: nn.Module, images: list[Tensor], samples: list, ids: list[str]
-    ) -> list[Tensor]:
+    def perturb(self, model, images, samples, ids):
         # Images need different numbers of steps: one after the other.
         with training_flags(model, False):
-            return [
+            found = [
                 self._perturb_one(model, image, sample, self.seed_of(image_id))
                 for image, sample, image_id in zip(images, samples, ids)
             ]
+        return tuple(map(list, zip(*found)))
 
     def _perturb_one(
         self, model: nn.Module, image: Tensor, sample, seed: int
-    ) -> Tensor:
+    ) -> tuple[Tensor, float]:
         torch.manual_seed(seed)
         with torch.no_grad():
             batch = self.preprocess(model, [image], [sample])
@@ -96,10 +98,10 @@ class DAG(Attack):
             truth = self._assign(proposals, batch)
         adv = image
         if len(truth) == 0:
-            return adv
+            return adv, math.nan
         num_classes = self._num_classes(proposals, batch)
         target = self._targets(truth, sample, num_classes, seed)
-        for step in range(self.steps):
+        for step in range(self.steps + 1):
             x = adv.detach().requires_grad_()
             logits = proposals.logits(self.preprocess(model, [x], [sample]))
             shown = self._shown(proposals, logits.detach(), truth, target)
@@ -108,7 +110,7 @@ class DAG(Attack):
             )
             mean = margin.detach().mean().item()
             self.stats.losses[step] = self.stats.losses.get(step, 0.0) + mean
-            if not (shown == truth).any():
+            if step == self.steps or not (shown == truth).any():
                 break
             attacked = (shown != target) & (shown != num_classes)
             (grad,) = torch.autograd.grad(margin[attacked].sum(), x)
@@ -123,7 +125,7 @@ class DAG(Attack):
             adv = x.detach() + self.gamma * grad / largest
             if self.eps is not None:
                 adv = self.project(adv, image)
-        return adv
+        return adv, mean
 
     def _assign(self, proposals: Proposals, batch: dict) -> Tensor:
         """Keep the proposals that show an object; return the classes, (P,)."""

@@ -1,6 +1,7 @@
 """What every attack promises, on ResNet and diffusion detectors of three kinds."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from conftest import CONFIGS, batch_of
 from torch import nn
 
 from mmdiff import DAG, PGD
+from mmdiff.attacks import APGD, MIM, RandomNoise, Square
 from mmdiff.attacks.model_state import training_flags
 
 # The heads are untrained: DAG takes every prior, whatever its box and score.
@@ -15,6 +17,16 @@ OPEN = dict(active_iou=-1.0, active_score=-1.0, max_proposals=200)
 ATTACKS = {
     'pgd': lambda **kw: PGD(**{**dict(eps=8, steps=3), **kw}),
     'pgd-l2': lambda **kw: PGD(**{**dict(eps=300, steps=3, norm='l2'), **kw}),
+    'cwa': lambda **kw: PGD(**{**dict(eps=8, steps=3, objective='cwa'), **kw}),
+    'mim': lambda **kw: MIM(**{**dict(eps=8, steps=3), **kw}),
+    'apgd': lambda **kw: APGD(**{**dict(eps=8, steps=3), **kw}),
+    'apgd-l2': lambda **kw: APGD(**{**dict(eps=300, steps=3, norm='l2'), **kw}),
+    'vanishing': lambda **kw: APGD(
+        **{**dict(eps=8, steps=3, objective='vanishing'), **kw}
+    ),
+    'square': lambda **kw: Square(**{**dict(eps=8, steps=6), **kw}),
+    'noise': lambda **kw: RandomNoise(**{**dict(eps=8), **kw}),
+    'noise-l2': lambda **kw: RandomNoise(**{**dict(eps=300, norm='l2'), **kw}),
     'dag': lambda **kw: DAG(**{**dict(eps=None, steps=3), **OPEN, **kw}),
     'dag-clipped': lambda **kw: DAG(**{**dict(eps=1, steps=4), **OPEN, **kw}),
 }
@@ -22,6 +34,9 @@ every_detector = pytest.mark.parametrize(
     'head, backbone', [(h, b) for h in CONFIGS for b in ('resnet', 'diffusion')]
 )
 every_attack = pytest.mark.parametrize('name', ATTACKS)
+# Attacks with steps, and one for each way in which a model is patched.
+with_steps = pytest.mark.parametrize('name', [n for n in ATTACKS if 'noise' not in n])
+every_patch = pytest.mark.parametrize('name', ['pgd', 'dag', 'cwa', 'square'])
 
 
 @every_detector
@@ -46,14 +61,16 @@ def test_budget_range_and_container(make_detector, head, backbone, name):
 
 
 @every_detector
-@every_attack
+@with_steps
 def test_objective_rises(make_detector, head, backbone, name):
     """Losses rise along PGD; along DAG the wrong class gains on the true one."""
     model = make_detector(head, backbone)
-    attack = ATTACKS[name](steps=8)
+    attack = ATTACKS[name](steps=16 if name == 'square' else 6)
     attack(model, batch_of())
     losses = attack.stats.losses
     assert losses[max(losses)] > losses[0]
+    (final,) = attack.image_losses
+    assert final >= losses[max(losses)] - 1e-5
 
 
 @pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
@@ -74,6 +91,17 @@ def test_attack_beats_noise(make_detector, head, backbone):
             return attack._losses(model, images, scaled, [0]).sum()
 
     assert loss(adversarial) > loss(noise) + 0.05
+
+
+@every_attack
+def test_every_attack_gives_the_same_alone(make_detector, name):
+    model = make_detector('retinanet', 'resnet')
+    shapes, counts = [(3, 64, 64), (3, 32, 64)], (1, 3)
+    together = ATTACKS[name]()(model, batch_of(shapes, counts))
+    for i, (shape, count) in enumerate(zip(shapes, counts)):
+        alone = ATTACKS[name]()(model, batch_of([shape], [count], first_id=i))
+        same = (alone[0] - together[i]).abs() < 1e-2
+        assert same.float().mean() > 0.99
 
 
 @pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
@@ -132,7 +160,7 @@ def assert_as_before(model, before):
 
 
 @every_detector
-@pytest.mark.parametrize('name', ['pgd', 'dag'])
+@every_patch
 @pytest.mark.parametrize('training', [False, True])
 def test_model_is_left_as_it_was(make_detector, head, backbone, name, training):
     model = make_detector(head, backbone).train(training)
@@ -143,7 +171,7 @@ def test_model_is_left_as_it_was(make_detector, head, backbone, name, training):
     assert_as_before(model, before)
 
 
-@pytest.mark.parametrize('name', ['pgd', 'dag'])
+@every_patch
 def test_model_is_left_as_it_was_after_an_exception(make_detector, name):
     model = make_detector('faster-rcnn', 'resnet')
     before = snapshot(model)
@@ -155,6 +183,8 @@ def test_model_is_left_as_it_was_after_an_exception(make_detector, name):
     with pytest.raises(KeyError, match='broken head'):
         ATTACKS[name]()(model, batch_of())
     assert 'extract_feat' not in vars(model)
+    assert 'loss_and_predict' not in vars(model.rpn_head)
+    assert 'forward' not in vars(model.roi_head.bbox_head.loss_cls)
     del model.roi_head.loss, model.roi_head._bbox_forward
     assert_as_before(model, before)
 
@@ -206,7 +236,7 @@ def test_flipped_inputs_get_flipped_boxes(make_detector):
 def test_uint8_round_trip_stays_in_the_budget(make_detector, name):
     model = make_detector()
     batch = batch_of()
-    args = dict(eps=2.5) if name != 'pgd-l2' else {}
+    args = {} if name.endswith('-l2') else dict(eps=2.5)
     attack = ATTACKS[name](quantize=True, **args)
     (adv,) = attack(model, batch)
     assert torch.equal(adv, adv.round())
@@ -236,13 +266,13 @@ def test_under_no_grad_autocast_and_a_wrapper(make_detector, name):
 
 
 @every_detector
-@pytest.mark.parametrize('name', ['pgd', 'dag'])
+@pytest.mark.parametrize('name', ['pgd', 'dag', 'cwa'])
 def test_image_without_boxes(make_detector, head, backbone, name):
     model = make_detector(head, backbone)
     (adv,) = ATTACKS[name]()(model, batch_of(num_items=(0,)))
     changed = (adv - batch_of(num_items=(0,))['inputs'][0]).abs().max() > 0
     # There is no class to take away, but false detections to add.
-    assert bool(changed) == (name == 'pgd')
+    assert bool(changed) == (name != 'dag')
 
 
 def test_masks_are_scaled_and_flipped_with_the_boxes():
@@ -271,10 +301,55 @@ def test_stacked_inputs_give_stacked_results(make_detector):
     assert isinstance(adversarial, torch.Tensor) and adversarial.shape == (2, 3, 64, 96)
 
 
-def test_zero_budget_changes_nothing(make_detector):
+@every_attack
+def test_zero_budget_changes_nothing(make_detector, name):
     batch = batch_of()
-    (adv,) = PGD(eps=0)(make_detector(), batch)
+    attack = ATTACKS[name](eps=0)
+    (adv,) = attack(make_detector(), batch)
     assert torch.equal(adv, batch['inputs'][0].float())
+    assert attack.stats.grad_evals == attack.stats.queries == 0
+
+
+@every_attack
+def test_skipped_images_cost_nothing_and_change_nothing(make_detector, name):
+    model = make_detector('retinanet', 'resnet')
+    batch = batch_of([(3, 64, 64)] * 3, (1, 3, 2))
+    whole, part = ATTACKS[name](), ATTACKS[name]()
+    everyone = whole(model, batch)
+    some = part(model, batch, skip=[False, True, False])
+    assert torch.equal(some[1], batch['inputs'][1].float())
+    for i in (0, 2):
+        # Another batch size rounds differently; a sign flips where a gradient is 0.
+        same = (some[i] - everyone[i]).abs() < 1e-2
+        assert same.float().mean() > 0.99
+        if not math.isnan(whole.image_losses[i]):
+            assert part.image_losses[i] == pytest.approx(whole.image_losses[i], 1e-3)
+    assert math.isnan(part.image_losses[1])
+    assert part.stats.images == 2 and whole.stats.images == 3
+    if 'dag' not in name:
+        assert part.stats.grad_evals == whole.stats.grad_evals / 3 * 2
+        assert part.stats.queries == whole.stats.queries / 3 * 2
+    part(model, batch, skip=[True] * 3)
+    assert part.stats.images == 2 and all(map(math.isnan, part.image_losses))
+    with pytest.raises(ValueError, match='skip has 1 flags for 3 images'):
+        part(model, batch, skip=[True])
+
+
+@pytest.mark.parametrize('name', ['pgd', 'pgd-l2', 'apgd', 'square'])
+def test_restarts_one_by_one_are_those_at_once(make_detector, name):
+    model = make_detector('faster-rcnn', 'resnet')
+    batch = batch_of([(3, 64, 64)] * 2, (2, 3))
+    at_once = ATTACKS[name](restarts=3)
+    together = at_once(model, batch)
+    runs = []
+    for restart in range(3):
+        attack = ATTACKS[name](restart_offset=restart)
+        runs.append((attack(model, batch), attack.image_losses))
+    for i in range(2):
+        best = max(runs, key=lambda run, i=i: run[1][i])
+        assert torch.equal(best[0][i], together[i])
+        assert best[1][i] == at_once.image_losses[i]
+    assert not torch.equal(runs[0][0][0], runs[1][0][0])
 
 
 def test_dropout_and_norms_stay_still(make_detector):
@@ -292,6 +367,12 @@ def test_bad_arguments_are_one_sentence():
         (lambda: PGD(norm='l1'), "norm='l1' is unknown"),
         (lambda: PGD(steps=0), 'steps=0 must be at least 1'),
         (lambda: PGD(eps=None), 'PGD needs a budget'),
+        (lambda: RandomNoise(eps=None), 'RandomNoise needs eps'),
+        (lambda: PGD(proposals='none'), "proposals='none' must be"),
+        (lambda: APGD(rho=0), 'rho=0 must be above 0'),
+        (lambda: MIM(decay=-1), 'decay=-1 must not be negative'),
+        (lambda: Square(norm='l2'), "Square knows norm='linf' only"),
+        (lambda: Square(p_init=2), 'p_init=2 must be above 0'),
         (lambda: PGD(objective='best'), "objective='best' is unknown"),
         (lambda: PGD(step_size=0.0), 'step_size=0.0 must be above 0'),
         (lambda: PGD(gt_scale='other'), "gt_scale='other' must be"),

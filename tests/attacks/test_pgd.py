@@ -5,6 +5,7 @@ import torch
 from conftest import CONFIGS, batch_of
 
 from mmdiff import PGD
+from mmdiff.attacks import GradientBlocked
 from mmdiff.attacks.objectives import objective, to_input_scale
 
 
@@ -100,7 +101,7 @@ def test_a_model_that_blocks_gradients_is_named(make_detector):
     model = make_detector('retinanet', 'resnet')
     forward = model.backbone.forward
     model.backbone.forward = lambda x: tuple(f.detach() for f in forward(x))
-    with pytest.raises(RuntimeError, match='no attack can see through it'):
+    with pytest.raises(GradientBlocked, match='no attack can see through it'):
         PGD()(model, batch_of())
 
 

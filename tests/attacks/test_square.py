@@ -1,0 +1,56 @@
+"""Square: no gradient, smaller and smaller squares, never downhill."""
+
+import pytest
+import torch
+from conftest import CONFIGS, batch_of
+
+from mmdiff.attacks import Square
+from mmdiff.attacks.objectives import to_input_scale
+
+
+@pytest.mark.parametrize('head', CONFIGS)
+def test_objective_never_falls_and_no_gradient_is_taken(
+    make_detector, head, monkeypatch
+):
+    def forbidden(*args, **kwargs):
+        raise AssertionError('a black-box attack took a gradient')
+
+    monkeypatch.setattr(torch.autograd, 'grad', forbidden)
+    monkeypatch.setattr(torch.Tensor, 'backward', forbidden)
+    attack = Square(eps=16, steps=30)
+    model, batch = make_detector(head, 'resnet'), batch_of([(3, 64, 64)])
+    (adv,) = attack(model, batch)
+    values = [attack.stats.losses[query] for query in range(30)]
+    assert values == sorted(values) and values[-1] > values[0]
+    assert attack.image_losses == [pytest.approx(values[-1])]
+    assert attack.stats.grad_evals == 0
+    assert attack.stats.queries == 30 + (head == 'faster-rcnn')  # its proposals
+    clean = batch['inputs'][0].float()
+    # The image handed on is the one with that objective.
+    samples = [to_input_scale(batch['data_samples'][0], 'original')]
+    with torch.no_grad():
+        samples = attack._prepare(model, [clean], samples, ['0'])
+        again = attack._query(model, [adv], samples, ['0'], 0, 0)
+    assert again.tolist() == pytest.approx(attack.image_losses, rel=1e-4)
+    free = (clean >= 16) & (clean <= 239)  # elsewhere 0..255 clips
+    assert ((adv - clean).abs()[free] == 16).all()
+
+
+def test_squares_shrink_as_published():
+    """p is halved after 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the queries."""
+    attack = Square(steps=10_000, p_init=0.8)
+    at = [0, 10, 11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001]
+    halvings = [0, 0, *range(1, 10)]
+    assert [attack._share(q) for q in at] == [0.8 / 2**k for k in halvings]
+    assert Square(steps=1000)._share(21) == attack._share(210)
+
+
+def test_a_query_changes_one_square(make_detector):
+    attack = Square(eps=8, steps=100)
+    x = torch.full((3, 40, 40), 100.0)
+    draw = torch.Generator().manual_seed(0)
+    for query in (0, 30, 99):
+        changed = (attack._paint(x, x, query, draw) != x).any(0).nonzero()
+        height, width = (changed.amax(0) - changed.amin(0) + 1).tolist()
+        assert height == width and len(changed) == height * width
+        assert height == max(1, round((attack._share(query) * 1600) ** 0.5))
