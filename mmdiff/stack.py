@@ -36,6 +36,12 @@ def check_stack() -> None:
             f'({", ".join(onedl + classic)}); uninstall one: '
             f'pip uninstall {" ".join(classic)}, then reinstall the other.'
         )
+    if _installed(('transformers',)) and importlib.util.find_spec('mmpretrain'):
+        if int(version('transformers').split('.')[0]) >= 5:
+            raise ImportError(
+                f'mmpretrain, which mmdet imports, fails beside transformers '
+                f"{version('transformers')}; pip install 'transformers<5'."
+            )
     missing = [
         name
         for name in ('mmengine', 'mmcv', 'mmdet')  # mmpretrain: classification only
