@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
 import mmcv
@@ -31,7 +32,7 @@ def draw_curve(path: str | Path, models: dict[str, Sequence[dict]]) -> None:
         kinds = dict.fromkeys(
             r['attack'] for r in results if r['attack'] != 'clean' and r['eps']
         )
-        for attack, style in zip(kinds, ('-o', '--s', ':^')):
+        for attack, style in zip(kinds, cycle(('-o', '--s', ':^', '-.d'))):
             points = [(0.0, clean)]
             points += [
                 (r['eps'], main_metric(r)) for r in results if r['attack'] == attack

@@ -1,0 +1,43 @@
+"""Make one self-contained page of one or several robustness.json files."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmdiff.evaluation.report import build_page, read_reports, render, to_csv
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'reports',
+        nargs='+',
+        metavar='JSON',
+        help='of tools/test.py --attack or the quick start; NAME=JSON names the model',
+    )
+    parser.add_argument('--out', type=Path, default='report.html', help='the page')
+    parser.add_argument('--markdown', type=Path, help='its main table, for a README')
+    parser.add_argument('--csv', type=Path, help='all numbers, with all digits')
+    args = parser.parse_args()
+    try:
+        models = read_reports(args.reports)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f'robustness_report.py: {error}')
+    page = build_page(models)
+    written = {args.out: render(page)}
+    if args.markdown:
+        written[args.markdown] = render(page, 'report.md.j2')
+    if args.csv:
+        written[args.csv] = to_csv(models)
+    for path, text in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding='utf-8', newline='')
+        print(f'written to {path}')
+    for model in models:
+        for picture in model['gallery']:
+            for sentence in picture['missing']:
+                print(f'{model["name"]}: {sentence}', file=sys.stderr)
+
+
+if __name__ == '__main__':
+    main()
