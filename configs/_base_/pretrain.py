@@ -22,3 +22,16 @@ default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1),
 )
 log_processor = dict(by_epoch=False)
+# Held-out images: leaves give a val_dataloader, or val_cfg = val_evaluator = None.
+val_evaluator = dict(type='mmdiff.DenoisingLoss')
+val_cfg = dict(type='ValLoop')
+custom_hooks = [
+    dict(
+        type='EMAHook',
+        ema_type='ExpMomentumEMA',
+        momentum=0.004,
+        gamma=200,
+        update_buffers=False,
+    ),
+    dict(type='mmdiff.SampleHook', num=20),
+]

@@ -47,6 +47,7 @@ train_dataloader = dict(
 )
 # The last weights, not an average of them: the run is short.
 custom_hooks = []
+val_cfg = val_evaluator = None
 max_iters = 2400
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters)
 param_scheduler = [

@@ -73,9 +73,7 @@ val_dataloader = dict(
         ],
     ),
 )
-val_evaluator = dict(type='mmdiff.DenoisingLoss')
-val_cfg = dict(type='ValLoop')
-max_iters = 2600
+max_iters = 2200
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
@@ -84,17 +82,7 @@ param_scheduler = [
         start_factor=1.0,
         end_factor=0.01,
         by_epoch=False,
-        begin=int(0.6 * max_iters),
+        begin=int(0.75 * max_iters),
         end=max_iters,
     ),
-]
-custom_hooks = [
-    dict(
-        type='EMAHook',
-        ema_type='ExpMomentumEMA',
-        momentum=0.004,
-        gamma=200,
-        update_buffers=False,
-    ),
-    dict(type='mmdiff.SampleHook', num=16),
 ]
