@@ -30,6 +30,8 @@ OPENMMLAB = [
 # Text encoder of Stable Diffusion. mmpretrain (which mmdet imports) fails beside
 # transformers 5; pip then takes a diffusers that allows the hub client of 4.
 SD = ['transformers>=4.40,<5']
+# The maintained fork of imagecorruptions: seeds, and numpy 2.
+CORRUPTIONS = ['imagecorruptions-imaug>=1.1.5']
 
 
 def add_mim_extension() -> None:
@@ -75,6 +77,8 @@ if __name__ == '__main__':
             'onedl': ONEDL,
             'openmmlab': OPENMMLAB,
             'sd': SD,
-            'test': ['pytest>=8,<10', 'ruff==0.17.5', *SD],
+            'corruptions': CORRUPTIONS,
+            'bench': ['adversarial-robustness-toolbox>=1.20,<2'],
+            'test': ['pytest>=8,<10', 'ruff==0.17.5', *SD, *CORRUPTIONS],
         },
     )

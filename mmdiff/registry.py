@@ -9,6 +9,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -19,6 +20,12 @@ MODELS = Registry(
 )
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmdiff', locations=['mmdiff.datasets']
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmdiff',
+    locations=['mmdiff.datasets'],
 )
 HOOKS = Registry(
     'hook', parent=MMENGINE_HOOKS, scope='mmdiff', locations=['mmdiff.engine']

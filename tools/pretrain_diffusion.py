@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from pathlib import Path
 
@@ -50,7 +51,8 @@ def main() -> None:
     runner.train()
     if runner.rank == 0:
         out = Path(args.out or Path(cfg.work_dir) / 'prior')
-        command = f'python tools/pretrain_diffusion.py {args.config}'
+        words = [word for word in sys.argv if word != '--resume']
+        command = shlex.join(['python', *words])
         export_prior(runner, out, command, args.dtype, args.num_samples)
 
 

@@ -13,24 +13,23 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmdiff import DAG, PGD, config_path
+from mmdiff import config_path
 from mmdiff.datasets.toy_voc import make_toy_voc
-from mmdiff.evaluation import (
-    draw_curve,
-    draw_grid,
-    evaluate,
-    main_metric,
-    write_robustness,
-)
+from mmdiff.evaluation import draw_curve, draw_grid, main_metric
 
 MODELS = {
     'frozen prior': 'detection/faster-rcnn_toy-unet_dfpn_toy-voc.py',
     'from scratch': 'detection/faster-rcnn_toy-unet-scratch_dfpn_toy-voc.py',
 }
+# DAG within PGD's budget and in fewer, larger steps than published (150 of 0.5).
+ATTACKS = [
+    dict(type='mmdiff.PGD', eps=[2, 4, 8], steps=10),
+    dict(type='mmdiff.DAG', eps=8, steps=20, gamma=4, max_proposals=500),
+]
 
 
-def train(name: str, args: argparse.Namespace) -> tuple[Runner, Config, float]:
-    """Train one model; returns its runner, config and seconds."""
+def train(name: str, args: argparse.Namespace) -> Runner:
+    """Train and test one model; its runner's ``test_loop.report`` has the results."""
     cfg = Config.fromfile(config_path(MODELS[name]))
     folder = 'train' if args.max_epochs is None else f'train-{args.max_epochs}'
     cfg.work_dir = str(args.work_dir / name.replace(' ', '-') / folder)
@@ -45,10 +44,14 @@ def train(name: str, args: argparse.Namespace) -> tuple[Runner, Config, float]:
                 'param_scheduler.1.T_max': args.max_epochs,
             }
         )
+    cfg.test_cfg = dict(type='mmdiff.RobustTestLoop', attacks=ATTACKS, name=name)
+    cfg.test_cfg.sanity_images = 8
     runner = Runner.from_cfg(cfg)
     start = time.perf_counter()
     runner.train()
-    return runner, cfg, time.perf_counter() - start
+    runner.test_loop.train_seconds = round(time.perf_counter() - start, 1)
+    runner.test()
+    return runner
 
 
 def main() -> None:
@@ -65,36 +68,25 @@ def main() -> None:
     except FileExistsError as error:
         parser.error(f'{error} (--data)')
 
-    # DAG within PGD's budget and in fewer, larger steps than published (150 of 0.5).
-    attacks = [PGD(eps=eps, steps=10) for eps in (2, 4, 8)]
-    attacks.append(DAG(eps=8, steps=20, gamma=4, max_proposals=500))
-    runners, results, reports, seconds, trainable = {}, {}, {}, {}, {}
-    for name in MODELS:
-        runner, cfg, seconds[name] = train(name, args)
-        runners[name] = runner
-        trainable[name] = sum(
-            p.numel() for p in runner.model.parameters() if p.requires_grad
-        )
-        results[name] = [evaluate(runner, attack) for attack in (None, *attacks)]
-        reports[name] = write_robustness(
-            Path(cfg.work_dir).parent / 'robustness.json',
-            cfg,
-            Path(cfg.work_dir) / f'epoch_{runner.max_epochs}.pth',
-            results[name],
-        )
-        reports[name]['training'] = dict(
-            seconds=round(seconds[name], 1), trainable_parameters=trainable[name]
-        )
+    runners = {name: train(name, args) for name in MODELS}
+    loops = {name: runner.test_loop for name, runner in runners.items()}
+    reports = {name: loop.report for name, loop in loops.items()}
+    results = {name: report['results'] for name, report in reports.items()}
+    for name, report in reports.items():
+        folder = loops[name].out.parent.relative_to(args.work_dir)
+        for picture in report['gallery']:  # seen from the file of both models
+            picture['file'] = f'{folder}/{picture["file"]}'
     args.work_dir.mkdir(parents=True, exist_ok=True)
     (args.work_dir / 'robustness.json').write_text(json.dumps(reports, indent=1) + '\n')
     draw_curve(args.work_dir / 'curve.png', results)
-    draw_grid(args.work_dir / 'grid.png', runners, attacks[-2])
+    strongest = next(iter(loops.values())).attacks[2]  # PGD at eps 8
+    shown = range(min(3, args.num_images))
+    draw_grid(args.work_dir / 'grid.png', runners, strongest, shown)
 
     table = Table(
         title=f'mAP at IoU 0.5 on {args.num_images} images (Linf, of 255; adaptive)'
     )
-    columns = ['model', 'clean']
-    columns += [f'{type(a).__name__} {a.eps:g}' for a in attacks]
+    columns = ['model', 'clean', 'PGD 2', 'PGD 4', 'PGD 8', 'DAG 8', 'worst 8']
     columns += ['M params', 'train s', 'attack s', 'gradients']
     for column in columns:
         table.add_column(column, justify='left' if column == 'model' else 'right')
@@ -105,8 +97,8 @@ def main() -> None:
         table.add_row(
             name,
             *cells,
-            f'{trainable[name] / 1e6:.2f}',
-            f'{seconds[name]:.0f}',
+            f'{reports[name]["cost"]["trainable_params"] / 1e6:.2f}',
+            f'{reports[name]["cost"]["train_seconds"]:.0f}',
             f'{sum(c["seconds"] for c in cost):.0f}',
             str(sum(c['grad_evals'] for c in cost)),
         )

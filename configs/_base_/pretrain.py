@@ -18,7 +18,7 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=1.0),
 )
 default_hooks = dict(
-    logger=dict(interval=50),
+    logger=dict(interval=50, log_metric_by_epoch=False),
     checkpoint=dict(by_epoch=False, interval=500, max_keep_ckpts=1),
 )
 log_processor = dict(by_epoch=False)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmdiff.registry import ATTACKS
 
 from .attack import Attack
+from .gradient_attack import GradientBlocked
 from .model_state import training_flags
 from .proposals import Proposals, propose
 
@@ -113,6 +114,8 @@ class DAG(Attack):
             if step == self.steps or not (shown == truth).any():
                 break
             attacked = (shown != target) & (shown != num_classes)
+            if not margin.requires_grad:
+                raise GradientBlocked
             (grad,) = torch.autograd.grad(margin[attacked].sum(), x)
             self.stats.grad_evals += 1
             largest = grad.abs().max()

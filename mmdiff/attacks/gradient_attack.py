@@ -12,6 +12,12 @@ from .objective_attack import ObjectiveAttack
 class GradientBlocked(RuntimeError):
     """No gradient reaches the image: the attack's failure would say nothing."""
 
+    def __init__(self) -> None:
+        super().__init__(
+            'The loss does not depend on the image: a module between them runs '
+            'under no_grad or detaches, and no attack can see through it.'
+        )
+
 
 @dataclass
 class Trace:
@@ -97,10 +103,7 @@ class GradientAttack(ObjectiveAttack):
         adv = [a.detach().requires_grad_() for a in adv]
         losses = self._losses(model, adv, samples, seeds, noise_seed)
         if not losses.requires_grad:
-            raise GradientBlocked(
-                'The loss does not depend on the image: a module between them runs '
-                'under no_grad or detaches, and no attack can see through it.'
-            )
+            raise GradientBlocked
         grads = torch.autograd.grad(losses.sum(), adv, allow_unused=True)
         checked = []
         for a, grad in zip(adv, grads):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from mmengine.hooks import EMAHook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
+from torch import nn
 
 from mmdiff.diffusion import DiffusionModel, sample_grid
 
@@ -53,14 +54,14 @@ def export_prior(
             model = hook.ema_model.module
             average = 'exponential moving average'
     prior: DiffusionModel = model.diffusion.eval()
-    for part in prior.children():
-        part.to(getattr(torch, dtype))
+    for part in prior.children():  # past the warning of diffusers' own to()
+        nn.Module.to(part, getattr(torch, dtype))
     # Whole or not at all: a half-written prior would be found by the next run.
     partial = folder.with_name(f'{folder.name}.partial')
     shutil.rmtree(partial, ignore_errors=True)
     prior.save_pretrained(partial)
     for part in prior.children():
-        part.float()
+        nn.Module.to(part, torch.float32)
     mmcv.imwrite(
         mmcv.rgb2bgr(sample_grid(prior, num, steps=50)), str(partial / 'samples.png')
     )

@@ -1,15 +1,27 @@
 """Robustness results: measuring, checking, writing, drawing."""
 
+from .corruptions import evaluate_corruptions
 from .denoising_loss import DenoisingLoss
 from .figures import draw_curve, draw_grid
-from .robustness import evaluate, main_metric, parse_attacks, write_robustness
+from .image_ap import class_aps, image_ap
+from .robustness import (
+    attack_configs,
+    main_metric,
+    make_table,
+    parse_attacks,
+    write_robustness,
+)
 
 __all__ = [
     'DenoisingLoss',
+    'attack_configs',
+    'class_aps',
     'draw_curve',
     'draw_grid',
-    'evaluate',
+    'evaluate_corruptions',
+    'image_ap',
     'main_metric',
+    'make_table',
     'parse_attacks',
     'write_robustness',
 ]

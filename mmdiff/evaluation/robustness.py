@@ -1,44 +1,54 @@
-"""Measure a detector clean and under attacks, and write what was found."""
+"""Name attacks, add up what they did, and write what was found."""
 
 import json
 import os
-import resource
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from mmengine.config import Config
-from mmengine.dist import all_gather_object
-from mmengine.runner import Runner
+from rich.markup import escape
+from rich.table import Table
 
 from mmdiff.attacks import Attack, AttackStats
-from mmdiff.engine import AttackHook
+from mmdiff.configs import config_path
 from mmdiff.registry import ATTACKS
 
-SCHEMA = 'mmdiff-robustness/1'
-ATTACK_NAMES = {'pgd': 'PGD', 'dag': 'DAG'}
+SCHEMA = 'mmdiff-robustness/2'
+PRESETS = ('quick', 'standard')  # configs/_base_/attacks
+ATTACK_NAMES = {
+    'pgd': dict(type='PGD'),
+    'dag': dict(type='DAG'),
+    'mim': dict(type='MIM'),
+    'apgd': dict(type='APGD'),
+    'square': dict(type='Square'),
+    'noise': dict(type='RandomNoise'),
+    'vanishing': dict(type='APGD', objective='vanishing'),
+    'fabrication': dict(type='APGD', objective='fabrication'),
+    'mislabel': dict(type='APGD', objective='mislabel'),
+    'cwa': dict(type='APGD', objective='cwa'),
+}
 
 
-def parse_attacks(
+def attack_configs(
     names: str, eps: str | None = None, steps: int | None = None, **options
-) -> list[Attack]:
-    """Build attacks from what a command line gives.
+) -> list[dict]:
+    """Configs of the attacks that a command line names, each built once to check it.
 
     Args:
-        names: ``'pgd,dag'``.
+        names: ``'pgd,dag'``, or one of the presets ``quick`` and ``standard``.
         eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
-            8 for PGD and no budget (as published) for DAG.
-        steps: Of every attack; ``None`` is its own default.
+            that of a preset, no budget (as published) for DAG and 8 for all others.
+        steps: Of every attack but noise, which has none; ``None`` is its own default.
         **options: Further arguments of every attack.
 
     Raises:
         ValueError: For an unknown attack, or a number that is none.
 
     Example:
-        >>> [attack.eps for attack in parse_attacks('pgd', '2,4')]
+        >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
         [2.0, 4.0]
     """
     try:
@@ -47,84 +57,64 @@ def parse_attacks(
         raise ValueError(
             f'eps={eps!r} must be numbers in pixel units with commas between: 2,4,8.'
         ) from None
-    attacks = []
+    chosen = []
     for name in names.split(','):
-        if name not in ATTACK_NAMES:
-            raise ValueError(
-                f'There is no attack {name!r}; choose from {", ".join(ATTACK_NAMES)}.'
-            )
+        if name in PRESETS:
+            preset = Config.fromfile(config_path(f'_base_/attacks/{name}.py'))
+            chosen += [dict(attack) for attack in preset.test_cfg.attacks]
+        elif name in ATTACK_NAMES:
+            chosen.append(ATTACK_NAMES[name])
+        else:
+            known = ', '.join((*ATTACK_NAMES, *PRESETS))
+            raise ValueError(f'There is no attack {name!r}; choose from {known}.')
+    configs = []
+    for attack in chosen:
         for budget in budgets:
-            args = dict(options) if budget is None else dict(options, eps=budget)
-            if steps is not None:
-                args['steps'] = steps
+            # By its full name, whatever scope the detector is of.
+            kind = attack['type'].removeprefix('mmdiff.')
+            config = {**attack, **options, 'type': f'mmdiff.{kind}'}
+            if budget is not None:
+                config['eps'] = budget
+            if steps is not None and kind != 'RandomNoise':
+                config['steps'] = steps
             try:
-                attacks.append(ATTACKS.build(dict(type=ATTACK_NAMES[name], **args)))
+                ATTACKS.build(config)
             except TypeError as error:
                 raise ValueError(
-                    f'The attack {name} does not take these arguments: {error}'
+                    f'The attack {kind} does not take these arguments: {error}'
                 ) from None
-    return attacks
+            configs.append(config)
+    return configs
 
 
-def evaluate(runner: Runner, attack: Attack | None = None) -> dict:
-    """Test once, clean or under one attack.
+def parse_attacks(
+    names: str, eps: str | None = None, steps: int | None = None, **options
+) -> list[Attack]:
+    """Build the attacks of :func:`attack_configs`.
 
-    Args:
-        runner: Holds model, checkpoint, data and metrics.
-        attack: ``None`` is clean.
-
-    Returns:
-        One entry of ``results`` in ``robustness.json``.
+    Example:
+        >>> [attack.eps for attack in parse_attacks('pgd', '2,4')]
+        [2.0, 4.0]
     """
-    hook = None if attack is None else AttackHook(attack, stages=('test',))
-    if hook is not None:
-        runner.register_hook(hook)
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    try:
-        metrics = runner.test()
-    finally:
-        if hook is not None:
-            runner.hooks.remove(hook)
-    seconds = time.perf_counter() - start
-    entry = dict(attack='clean') if attack is None else attack.threat_model()
-    entry['metrics'] = {key: float(value) for key, value in metrics.items()}
-    entry['cost'] = dict(
-        seconds=round(seconds, 1), grad_evals=0, peak_mem=_peak_memory()
-    )
-    if attack is not None:
-        stats = _over_ranks(attack.stats)
-        entry['cost']['grad_evals'] = stats.grad_evals
-        entry['sanity'] = asdict(stats)
-    return entry
+    configs = attack_configs(names, eps, steps, **options)
+    return [ATTACKS.build(config) for config in configs]
 
 
-def _peak_memory() -> int:
-    """Bytes: of the GPU, or of the process on a CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _over_ranks(stats: AttackStats) -> AttackStats:
-    """One account of what all ranks attacked."""
+def merge_stats(parts: Iterable[AttackStats]) -> AttackStats:
+    """One account of several."""
     total = AttackStats()
-    for part in all_gather_object(stats):
-        for name in (
-            'images',
-            'changed',
-            'grad_evals',
-            'zero_grads',
-            'nonfinite_grads',
-        ):
-            setattr(total, name, getattr(total, name) + getattr(part, name))
-        total.max_delta = max(total.max_delta, part.max_delta)
-        total.max_l2 = max(total.max_l2, part.max_l2)
-        total.pixel_min = min(total.pixel_min, part.pixel_min)
-        total.pixel_max = max(total.pixel_max, part.pixel_max)
-        for step, value in part.losses.items():
-            total.losses[step] = total.losses.get(step, 0.0) + value
+    for part in parts:
+        for name in (field.name for field in fields(AttackStats)):
+            mine, other = getattr(total, name), getattr(part, name)
+            if name == 'losses':
+                for step, value in other.items():
+                    mine[step] = mine.get(step, 0.0) + value
+            elif name.startswith('max_') or name == 'pixel_max':
+                setattr(total, name, max(mine, other))
+            elif name == 'pixel_min':
+                total.pixel_min = min(mine, other)
+            else:
+                setattr(total, name, mine + other)
     return total
 
 
@@ -137,40 +127,8 @@ def main_metric(entry: dict) -> float:
     return next(iter(metrics.values()))
 
 
-def find_reasons(results: Sequence[dict]) -> list[str]:
-    """What makes the results hard to believe, in plain words; empty if nothing does."""
-    reasons = []
-    clean = next((r for r in results if r['attack'] == 'clean'), None)
-    for entry in results:
-        if entry['attack'] == 'clean':
-            continue
-        name = f'{entry["attack"]} at eps={entry["eps"]}'
-        sanity = entry['sanity']
-        # DAG leaves an image alone in which no proposal shows an object: if that is
-        # most of them, the detector is too weak for DAG to say anything.
-        if entry['eps'] != 0 and sanity['changed'] <= 0.5 * sanity['images']:
-            reasons.append(
-                f'{name} changed {sanity["changed"]} of {sanity["images"]} images only'
-            )
-        losses = list(sanity.get('losses', {}).values())
-        # DAG's images stop at different steps: its sums do not compare.
-        if entry['attack'] == 'pgd' and losses and losses[-1] < losses[0]:
-            reasons.append(f'{name} did not raise the loss')
-        if sanity['nonfinite_grads']:
-            reasons.append(
-                f'{name} met {sanity["nonfinite_grads"]} non-finite gradients'
-            )
-        if sanity['zero_grads'] > 0.1 * entry['cost']['grad_evals']:
-            reasons.append(
-                f'{name} met {sanity["zero_grads"]} gradients that were zero'
-            )
-        if clean is not None and main_metric(entry) > main_metric(clean) + 1e-3:
-            reasons.append(f'{name} raised the metric above the clean one')
-    return reasons
-
-
 def write_robustness(
-    path: str | Path, cfg: Config, checkpoint: str, results: Sequence[dict]
+    path: str | Path, cfg: Config, checkpoint: str, results: Sequence[dict], **more
 ) -> dict:
     """Write ``robustness.json``, whole or not at all.
 
@@ -178,13 +136,15 @@ def write_robustness(
         path: File to write.
         cfg: Config of the model.
         checkpoint: Its weights.
-        results: Of :func:`evaluate`.
+        results: Of :class:`mmdiff.engine.RobustTestLoop`, each with its ``reasons``.
+        **more: Further parts: ``name``, ``cost``, ``sanity``, ``gallery``.
 
     Returns:
         What was written.
     """
     dataset = cfg.test_dataloader.dataset
-    reasons = find_reasons(results)
+    reasons = [reason for entry in results for reason in entry.get('reasons', ())]
+    reasons = list(dict.fromkeys(reasons))
     report = dict(
         schema=SCHEMA,
         config=str(cfg.filename),
@@ -201,6 +161,7 @@ def write_robustness(
         results=list(results),
         unreliable=bool(reasons),
         reasons=reasons,
+        **more,
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -208,6 +169,21 @@ def write_robustness(
     partial.write_text(json.dumps(report, indent=1) + '\n')
     os.replace(partial, path)
     return report
+
+
+def make_table(report: dict) -> Table:
+    """For the terminal; ``!`` marks what is unreliable."""
+    table = Table(title=f'{report["name"]}: robust mAP (protocol: adaptive)')
+    for column in ('attack', 'eps', 'steps', 'mAP', 'seconds', 'gradients', 'queries'):
+        table.add_column(column)
+    for entry in report['results']:
+        label = escape(entry['label']) + (' [bold red]![/]' if entry['reasons'] else '')
+        if entry.get('cumulative'):
+            label += ' (and those above)'
+        cells = [entry.get('eps'), entry.get('steps'), f'{main_metric(entry):.3f}']
+        cells += [entry['cost'][k] for k in ('seconds', 'grad_evals', 'queries')]
+        table.add_row(label, *('' if c is None else str(c) for c in cells))
+    return table
 
 
 def _versions() -> dict[str, str]:

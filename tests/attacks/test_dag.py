@@ -6,6 +6,7 @@ from conftest import batch_of
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG
+from mmdiff.attacks import GradientBlocked
 from mmdiff.attacks.model_state import training_flags
 from mmdiff.attacks.proposals import DenseProposals, Proposals, RoIProposals, propose
 
@@ -107,6 +108,17 @@ def test_stops_when_no_proposal_shows_its_class(make_detector, head):
             shown = proposals.logits(seen).argmax(1)
         assert len(shown) and not (shown == truth).any()
     assert ended
+
+
+def test_a_model_that_blocks_gradients_is_named(make_detector):
+    model = make_detector('retinanet', 'resnet')
+    forward = model.backbone.forward
+    model.backbone.forward = lambda x: tuple(f.detach() for f in forward(x))
+    batch = batch_of(num_items=(1,))
+    with pytest.raises(GradientBlocked, match='no attack can see through it'):
+        for label in range(5):  # untrained: not every class shows
+            batch['data_samples'][0].gt_instances.labels[:] = label
+            DAG(eps=8, steps=2, **OPEN)(model, batch)
 
 
 def test_published_form_has_no_budget_but_the_steps(make_detector):

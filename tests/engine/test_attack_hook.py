@@ -1,7 +1,5 @@
 """The hook in mmengine's own loops, on the generated set in VOC layout."""
 
-import json
-
 import pytest
 import torch
 from conftest import detector_config
@@ -12,7 +10,6 @@ from mmdiff import PGD
 from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
 from mmdiff.engine import AttackHook
 from mmdiff.engine.hooks.attack_hook import ground_truth_scale
-from mmdiff.evaluation import evaluate, main_metric, write_robustness
 
 
 @pytest.fixture(scope='session')
@@ -146,25 +143,6 @@ def test_scale_of_the_ground_truth_is_read_off_the_pipeline(toy_root, tmp_path):
     runner = make_runner(toy_root, tmp_path)
     assert ground_truth_scale(runner.test_dataloader.dataset) == 'original'
     assert ground_truth_scale(runner.train_dataloader.dataset) == 'input'
-
-
-def test_evaluate_and_write(toy_root, tmp_path):
-    runner = make_runner(toy_root, tmp_path)
-    hooks = list(runner.hooks)
-    results = [evaluate(runner, a) for a in (None, PGD(eps=8, steps=2))]
-    assert runner.hooks == hooks  # the attack is gone again
-    clean, attacked = results
-    assert clean['attack'] == 'clean' and attacked['attack'] == 'pgd'
-    assert attacked['cost']['grad_evals'] == 8  # 4 images, 2 steps
-    assert attacked['sanity']['changed'] == 4
-    assert attacked['sanity']['max_delta'] == 8
-    assert evaluate(runner)['metrics'] == clean['metrics']
-    file = tmp_path / 'deep' / 'robustness.json'
-    write_robustness(file, runner.cfg, 'none.pth', results)
-    read = json.loads(file.read_text())
-    assert read['schema'] == 'mmdiff-robustness/1'
-    assert main_metric(read['results'][0]) == main_metric(clean)
-    assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.slow

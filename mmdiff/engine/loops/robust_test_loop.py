@@ -1,0 +1,332 @@
+"""Clean and under every attack, in one run that can be killed and resumed."""
+
+import copy
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from numbers import Real
+from pathlib import Path
+
+import numpy as np
+from mmdet.evaluation import VOCMetric
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import TestLoop
+from mmengine.structures import InstanceData
+
+from mmdiff.attacks import (
+    Attack,
+    AttackStats,
+    GradientAttack,
+    GradientBlocked,
+)
+from mmdiff.attacks.model_state import unwrap
+from mmdiff.evaluation import class_aps, draw_grid, main_metric, write_robustness
+from mmdiff.evaluation.sanity import (
+    check_controls,
+    check_entry,
+    controls,
+    count_differing,
+    name_of,
+    variant,
+)
+from mmdiff.registry import LOOPS
+
+from ..hooks.attack_hook import AttackHook
+from .robust_plan import (
+    Unit,
+    budget_of,
+    build_attacks,
+    key_of,
+    make_entries,
+    make_units,
+)
+from .robust_record import RobustRecord
+from .robust_runs import RobustRuns
+
+
+@LOOPS.register_module()
+class RobustTestLoop(TestLoop):
+    """Test clean and under attacks: metrics by attack, checks, and a report.
+
+    The runner's own evaluator measures each attack; its metrics come back as
+    ``clean/pascal_voc/mAP``, ``apgd_total_eps4/pascal_voc/mAP`` and so on. At each
+    budget with several attacks (or restarts), ``ensemble`` takes per image the
+    detections with the lowest AP at IoU 0.5: the clean ones, then those of each attack;
+    of equals the first.
+
+    All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
+    for this model, its weights, these images and the batch size. Killed at any moment
+    and started again, a run gives the numbers of an uninterrupted one, on any number of
+    ranks (they must share ``work_dir``); of attacks added later only these are run.
+    Hooks are called around the whole run, not at its batches.
+
+    Args:
+        runner: The runner.
+        dataloader: Of the test set, with ground truth; its images are taken in order.
+        evaluator: With a metric of boxes.
+        attacks: Attacks or their configs, in which ``eps`` may be a list.
+        fp16: Autocast the predictions, as mmengine's loop does.
+        skip_fooled: Images that an earlier attack of the same budget (or none at all)
+            brought to AP 0 keep those detections and are not attacked again: less work
+            and the same ``ensemble``, but rows that count the rows above them.
+        fresh: Forget what was kept.
+        out: File of the report; ``None`` is ``work_dir/robustness.json``.
+        name: Of the model in the report; ``None`` is its config's.
+        train_seconds: What training took, if known, for the report.
+        sanity_images: Images, rounded up to whole batches, for the runs behind the
+            checks: clean again, noise, more steps, a huge budget, black-box search.
+        num_gallery: Images to show in the report.
+        interval: Batches between two lines of progress.
+
+    Raises:
+        ValueError: If there are no images; on running, if there is no ground truth or
+            no metric of boxes, for an attack that does not fit the detector, or under
+            test-time augmentation.
+
+    Example:
+        >>> from mmengine.registry import LOOPS
+        >>> LOOPS.get('mmdiff.RobustTestLoop').__name__
+        'RobustTestLoop'
+    """
+
+    def __init__(
+        self,
+        runner,
+        dataloader,
+        evaluator,
+        attacks: Sequence[dict | Attack],
+        fp16: bool = False,
+        skip_fooled: bool = False,
+        fresh: bool = False,
+        out: str | None = None,
+        name: str | None = None,
+        train_seconds: float | None = None,
+        sanity_images: int = 16,
+        num_gallery: int = 3,
+        interval: int = 10,
+    ) -> None:
+        try:
+            super().__init__(runner, dataloader, evaluator, fp16)
+        except ValueError as error:
+            if 'need at least one array' not in str(error):
+                raise
+            raise ValueError(  # mmengine packs a list of no images
+                'The test set has no images; check its ann_file, data_root and indices.'
+            ) from None
+        self.attacks = build_attacks(attacks)
+        self.skip_fooled = skip_fooled
+        self.fresh = fresh
+        self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
+        self.name = name or Path(runner.cfg.filename or runner.cfg.model.type).stem
+        self.train_seconds = train_seconds
+        self.num_gallery = num_gallery
+        self.runs = RobustRuns(runner, self.dataloader, fp16, interval)
+        self.images = self.runs.images
+        # Whole batches: beside other images an image is padded otherwise.
+        few = math.ceil(sanity_images / self.runs.batch) * self.runs.batch
+        self.few = min(self.images, few)
+        self.report: dict = {}
+
+    def run(self) -> dict[str, float]:
+        """Run the plan; returns the metrics of all entries by prefix."""
+        self.runner.call_hook('before_test')
+        self.runner.call_hook('before_test_epoch')
+        self.runner.model.eval()
+        self._check()
+        self.runs.open(self.fresh)
+        self.results: list[dict] = []
+        self.more: dict = dict(complete=False)
+        self._run_plan()
+        metrics = {
+            f'{entry["key"]}/{name}': value
+            for entry in self.results
+            for name, value in entry['metrics'].items()
+        }
+        self.runner.call_hook('after_test_epoch', metrics=metrics)
+        self.runner.call_hook('after_test')
+        return metrics
+
+    def _check(self) -> None:
+        """Fail now rather than after the clean run."""
+        asked = [
+            kind
+            for metric in self.evaluator.metrics
+            for kind in getattr(metric, 'metrics', [getattr(metric, 'metric', None)])
+        ]
+        if not {'mAP', 'bbox'} & set(asked) or 'segm' in asked:
+            raise ValueError(
+                'RobustTestLoop compares the mAP of boxes; set test_evaluator to '
+                "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox'."
+            )
+        hooks = [h for h in self.runner.hooks if isinstance(h, AttackHook)]
+        if any('test' in hook.stages for hook in hooks):
+            raise ValueError(
+                'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
+            )
+        model = unwrap(self.runner.model)
+        batch = pseudo_collate([self.dataloader.dataset[0]])
+        if 'bboxes' not in batch['data_samples'][0].get('gt_instances', ()):
+            raise ValueError(
+                'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
+                'to the test pipeline, after Resize.'
+            )
+        for attack in self.attacks:
+            attack.gt_scale = self.runs.gt_scale
+            # A step on an image: there may be an objective that the head cannot serve.
+            with suppress(GradientBlocked):
+                variant(attack, steps=1, restarts=1, eot=1)(model, batch)
+
+    def _run_plan(self) -> None:
+        self.entries = list(make_entries(self.attacks))
+        entries = list(zip(self.attacks, self.entries))
+        clean, again = Unit('clean', None, self.images), Unit('again', None, self.few)
+        units = {e['key']: make_units(e, a, self.images) for a, e in entries}
+        # The checks are about the first gradient attack, at its largest budget.
+        checked = [e for e in entries if isinstance(e[0], GradientAttack) and e[0].eps]
+        checked = [e for e in checked if e[1]['label'] == checked[0][1]['label']]
+        checked = max(checked, key=lambda e: e[0].eps, default=(None, None))
+        extra = {} if checked[0] is None else controls(checked[0])
+        extra = {k: Unit(f'control {k}', run, self.few) for k, run in extra.items()}
+        self.runs.plan(
+            [clean, again, *(u for own in units.values() for u in own), *extra.values()]
+        )
+        first = self.runs.run(clean)
+        names = dict.fromkeys(('attack', 'label', 'role', 'key'), 'clean')
+        self._add(dict(names, reasons=[]), [first])
+        if main_metric(self.results[0]) == 0:
+            self.results[0]['reasons'].append('clean mAP is 0: nothing can be lost')
+        differing = count_differing(first, self.runs.run(again))
+        met: dict[tuple, list] = {}
+        for _, entry in entries:
+            skip = self.skip_fooled and entry['role'] == 'attack'
+            entry['cumulative'] = skip
+            before = met.setdefault(budget_of(entry), [first])
+            found = []
+            for unit in units[entry['key']]:
+                found.append(self.runs.run(unit, [*before, *found], skip))
+            if differing and entry.get('eot') == 1:
+                entry['reasons'].append(
+                    f'{name_of(entry)} averaged over 1 pass, but two clean runs differ '
+                    f'on {differing} of {self.few} images: randomised, set eot'
+                )
+            record = self._add(entry, found)
+            if entry is checked[1]:
+                attacked = record
+            if entry['role'] == 'attack':
+                before += found
+            same = [e['key'] for _, e in entries if budget_of(e) == budget_of(entry)]
+            if entry['key'] == same[-1] and len(before) > 2:
+                self._add_ensemble(entry, before)
+        sanity = dict(images=self.few, clean_runs_differ=differing)
+        if checked[1] is not None:
+            if checked[1]['sanity']['blocked']:  # no gradient there either
+                extra = dict(noise=extra['noise'])
+            figures = {k: self.runs.run(unit, [first]) for k, unit in extra.items()}
+            name = name_of(checked[1])
+            told, reasons = check_controls(name, first, attacked, figures)
+            checked[1]['reasons'] += reasons
+            sanity |= told
+        rows = {entry['key']: entry for entry in self.results}
+        for entry in (row for row in rows.values() if row['role'] == 'ensemble'):
+            if all(rows[key]['reasons'] for key in entry['members']):
+                entry['reasons'].append(
+                    f'{name_of(entry)}: all its attacks are flagged'
+                )
+        gallery = self._draw_gallery(entries)
+        self.more = dict(complete=True, sanity=sanity, gallery=gallery)
+        self._write()
+
+    def _evaluate(self, record: RobustRecord) -> dict[str, float]:
+        """The evaluator's metrics; mmengine collects them in the dataset's order."""
+        for i in range(self.runs.rank, self.images, self.runs.world):
+            sample = copy.deepcopy(self.runs.sample(i))
+            sample.pred_instances = InstanceData(**record.detections[i])
+            self.evaluator.process(data_samples=[sample])
+        found = self.evaluator.evaluate(self.images)
+        found = {k: float(v) for k, v in found.items() if isinstance(v, Real)}
+        if self.results:  # COCO has no figure where nothing was detected
+            return {k: found.get(k, 0.0) for k in self.results[0]['metrics']}
+        if not found:
+            raise ValueError(
+                'The model detects nothing on the clean images; there is nothing to '
+                'attack (is it the right checkpoint?).'
+            )
+        return found
+
+    def _add(self, entry: dict, runs: list[RobustRecord]) -> RobustRecord:
+        """Measure an entry, of each image the run of highest objective; write it."""
+        losses = np.stack([run.loss for run in runs])
+        best = np.nan_to_num(losses, nan=-np.inf).argmax(0)
+        record = RobustRecord.choose(runs, best)
+        entry |= dict(num_images=self.images, metrics=self._evaluate(record))
+        if len(runs) > 1:
+            worst = RobustRecord.worst(runs)
+            entry['metrics_worst_case'] = self._evaluate(worst)
+        entry['image_ap'] = float(record.ap.mean())
+        if self.runs.rank == 0:
+            samples = [self.runs.sample(i) for i in range(self.images)]
+            how = {}
+            for metric in self.evaluator.metrics:
+                if isinstance(metric, VOCMetric):
+                    how = dict(eval_mode=metric.eval_mode, use_legacy_coordinate=True)
+            classes = self.dataloader.dataset.metainfo['classes']
+            given = record.detections, samples, classes, self.runs.gt_scale
+            entry['per_class'] = class_aps(*given, **how)
+        stats = asdict(record.stats)
+        cost = {k: stats.pop(k) for k in ('grad_evals', 'queries')}
+        cost |= dict(seconds=round(record.seconds, 2), peak_mem=record.peak_mem)
+        entry['cost'] = cost
+        if entry['role'] in ('attack', 'control'):
+            steps, count = stats['losses'], np.isfinite(losses).sum()
+            ends = None
+            if steps and count:  # means before and after the attack
+                ends = steps[min(steps)] / count, float(np.nansum(losses) / count)
+            more = dict(blocked=record.blocked, objective_ends=ends)
+            entry['sanity'] = {**stats, **more}
+            entry['reasons'] += check_entry(entry, self.results[0])
+        self.results.append(entry)
+        self.runner.logger.info(f'{entry["key"]}: mAP {main_metric(entry):.4f}')
+        self._write()
+        return record
+
+    def _add_ensemble(self, last: dict, runs: list[RobustRecord]) -> None:
+        """Per image the worst of no attack and all attacks at one budget."""
+        rows = [r for r in self.results[1:] if budget_of(r) == budget_of(last)]
+        rows = [r for r in rows if r['role'] == 'attack']
+        entry = dict(attack='ensemble', label='ensemble', role='ensemble', reasons=[])
+        entry |= dict(norm=last['norm'], eps=last['eps'])
+        entry |= dict(key=key_of(entry), members=[row['key'] for row in rows])
+        record = RobustRecord.worst(runs)
+        record.stats, record.seconds = AttackStats(), 0.0  # counted in its members
+        self._add(entry, [record])
+
+    def _draw_gallery(self, entries: list) -> list[dict]:
+        """Clean image, attacked image and change, under the strongest attack."""
+        shown = [e for e in entries if e[1]['role'] == 'attack']
+        shown = [e for e in shown if not e[1]['sanity']['blocked']]
+        if not shown or self.runs.rank != 0:
+            return []
+        attack, entry = min(shown, key=lambda e: main_metric(e[1]))
+        folder = self.out.with_name(f'{self.out.stem}_gallery')
+        folder.mkdir(exist_ok=True)
+        pictures = []
+        for i in range(min(self.num_gallery, self.images)):
+            file = folder / f'{entry["key"]}_{i}.png'
+            draw_grid(file, {self.name: self.runner}, attack, [i])
+            image_id = self.runs.sample(i).metainfo.get('img_id', i)
+            picture = dict(image_id=image_id, attack=entry['label'], eps=entry['eps'])
+            pictures.append(dict(picture, file=f'{folder.name}/{file.name}'))
+        return pictures
+
+    def _write(self) -> None:
+        if self.runs.rank == 0:
+            runner = self.runner
+            parameters = unwrap(runner.model).parameters()
+            trained = sum(p.numel() for p in parameters if p.requires_grad)
+            cost = dict(trainable_params=trained, train_seconds=self.train_seconds)
+            more = dict(name=self.name, cost=cost, **self.more)
+            weights = runner._load_from or ''
+            self.report = write_robustness(
+                self.out, runner.cfg, weights, self.results, **more
+            )

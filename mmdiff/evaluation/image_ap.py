@@ -1,0 +1,86 @@
+"""Average precision of one image, and of one class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from mmdet.evaluation.functional import average_precision
+from mmdet.evaluation.functional.mean_ap import tpfp_default
+
+
+def _truth(sample, gt_scale: str) -> dict[str, np.ndarray]:
+    """Ground truth as mmdet's functions take it, at the scale of the file."""
+    scale = sample.metainfo.get('scale_factor', (1, 1)) if gt_scale == 'input' else 1
+    found = dict(bboxes_ignore=np.zeros((0, 4)), labels_ignore=np.zeros(0, int))
+    for key, end in (('gt_instances', ''), ('ignored_instances', '_ignore')):
+        if key in sample:
+            for name in ('bboxes', 'labels'):
+                found[name + end] = sample.get(key)[name].cpu().numpy()
+            found['bboxes' + end] = found['bboxes' + end] / np.resize(scale, 4)
+    return found
+
+
+def _class_ap(
+    found: Sequence[dict],
+    truths: Sequence[dict],
+    label: int,
+    eval_mode: str = 'area',
+    **kwargs,
+) -> float | None:
+    """AP of one class over images, as mmdet's ``eval_map`` has it; None: no objects."""
+    scores, hits, misses, objects = [], [], [], 0
+    for detections, truth in zip(found, truths):
+        mine = (detections['labels'] == label).numpy()
+        score = detections['scores'].numpy()[mine]
+        boxes = np.hstack([detections['bboxes'].numpy()[mine], score[:, None]])
+        wanted = truth['bboxes'][truth['labels'] == label]
+        ignored = truth['bboxes_ignore'][truth['labels_ignore'] == label]
+        tp, fp = tpfp_default(boxes, wanted, ignored, **kwargs)
+        scores.append(score)
+        hits.append(tp[0])
+        misses.append(fp[0])
+        objects += len(wanted)
+    if objects == 0:
+        return None
+    order = np.argsort(-np.concatenate(scores), kind='stable')
+    # In double precision, or the 11 points of recall are missed by a hair.
+    tp = np.concatenate(hits)[order].cumsum(dtype=float)
+    fp = np.concatenate(misses)[order].cumsum(dtype=float)
+    # A detection on an ignored object counts as neither: 0 of 0.
+    precision = tp / np.maximum(tp + fp, np.finfo(np.float32).eps)
+    return float(average_precision(tp / objects, precision, eval_mode))
+
+
+def image_ap(found: dict, sample, gt_scale: str = 'original') -> float:
+    """Mean AP at IoU 0.5 over the classes that one image shows, in 0..1.
+
+    An image without objects has ``1 - highest score``: there detections only harm.
+
+    Args:
+        found: ``bboxes`` (K, 4), ``scores``, ``labels`` (K,), tensors on the CPU.
+        sample: Data sample with the ground truth.
+        gt_scale: Of the ground truth (see :class:`mmdiff.attacks.Attack`).
+    """
+    truth = _truth(sample, gt_scale)
+    if len(truth['labels']) == 0:
+        return 1 - max(found['scores'].tolist(), default=0.0)
+    shown = np.unique(truth['labels'])
+    return float(np.mean([_class_ap([found], [truth], label) for label in shown]))
+
+
+def class_aps(
+    found: Sequence[dict],
+    samples: Sequence,
+    classes: Sequence[str],
+    gt_scale: str = 'original',
+    **kwargs,
+) -> dict[str, float]:
+    """AP at IoU 0.5 over all images of every class that they show.
+
+    Args:
+        found, samples, gt_scale: As of :func:`image_ap`, of each image.
+        classes: Names.
+        **kwargs: ``eval_mode`` and ``use_legacy_coordinate`` of mmdet's ``eval_map``.
+    """
+    truths = [_truth(sample, gt_scale) for sample in samples]
+    aps = [_class_ap(found, truths, k, **kwargs) for k in range(len(classes))]
+    return {name: ap for name, ap in zip(classes, aps) if ap is not None}

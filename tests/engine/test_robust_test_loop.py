@@ -1,0 +1,508 @@
+"""The loop on a tiny detector that knows its four test images by heart."""
+
+import copy
+import json
+from multiprocessing.dummy import Pool as ThreadPool
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import detector_config
+from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import Runner
+
+from mmdiff import PGD
+from mmdiff.attacks import RandomNoise
+from mmdiff.attacks.objectives import to_input_scale
+from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.engine.loops import robust_runs
+from mmdiff.engine.loops.robust_record import RobustRecord
+from mmdiff.evaluation import main_metric
+from mmdiff.evaluation.report import build_page, read_reports
+from mmdiff.registry import ATTACKS
+
+VOC = dict(type='VOCMetric', metric='mAP', eval_mode='area')
+PGD4 = dict(type='mmdiff.PGD', eps=4, steps=3)
+
+
+@pytest.fixture(autouse=True)
+def _threads(monkeypatch):
+    """VOCMetric forks four processes for four images."""
+    monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', ThreadPool)
+
+
+@pytest.fixture(scope='session')
+def toy_root(tmp_path_factory):
+    return make_toy_voc(tmp_path_factory.mktemp('data') / 'toy', 1, 4, size=64)
+
+
+def make_runner(toy_root, work_dir, test_cfg, evaluator=VOC, weights=None, **dataset):
+    """A Runner on images that are resized, so that file and input scales differ."""
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    data = dict(
+        type='VOCDataset',
+        data_root=str(toy_root),
+        ann_file='ImageSets/Main/val.txt',
+        data_prefix=dict(sub_data_root=''),
+        metainfo=dict(classes=CLASSES),
+        test_mode=True,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(96, 96), keep_ratio=True),
+            dict(type='LoadAnnotations', with_bbox=True),
+            dict(type='PackDetInputs', meta_keys=keys),
+        ],
+    )
+    data.update(dataset)
+    model = detector_config('fcos', 'resnet')
+    model.bbox_head.num_classes = len(CLASSES)
+    cfg = dict(
+        model=model,
+        work_dir=str(work_dir),
+        default_scope='mmdet',
+        load_from=weights and str(weights),
+        test_dataloader=dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            dataset=data,
+        ),
+        test_cfg=test_cfg,
+        test_evaluator=evaluator,
+        visualizer=dict(type='DetLocalVisualizer', vis_backends=[]),
+        log_level='WARNING',
+        randomness=dict(seed=0),
+        experiment_name=work_dir.name,
+    )
+    return Runner.from_cfg(Config(cfg))
+
+
+@pytest.fixture(scope='session')
+def weights(toy_root, tmp_path_factory):
+    """Of a detector that finds everything on the four images, after seconds."""
+    runner = make_runner(toy_root, tmp_path_factory.mktemp('train'), dict())
+    model, dataset = runner.model, runner.test_dataloader.dataset
+    torch.manual_seed(0)
+    model.init_weights()
+    batch = pseudo_collate([dataset[i] for i in range(4)])
+    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    for _ in range(120):
+        data = dict(batch, data_samples=copy.deepcopy(samples))
+        data = model.data_preprocessor(data, training=True)
+        loss, _ = model.parse_losses(model(**data, mode='loss'))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    path = Path(runner.work_dir) / 'detector.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+@pytest.fixture
+def robust(toy_root, weights, tmp_path):
+    """``robust(attacks, **settings)``: a runner whose loop is to run."""
+
+    def make(attacks, work='work', through=None, evaluator=VOC, data=(), **settings):
+        base = dict(type='mmdiff.RobustTestLoop', sanity_images=2, num_gallery=0)
+        cfg = dict(base, attacks=attacks, **settings)
+        runner = make_runner(
+            toy_root, tmp_path / work, cfg, evaluator, weights, **dict(data)
+        )
+        if through is not None:
+            forward = runner.model.backbone.forward
+            runner.model.backbone.forward = lambda x: through(forward, x)
+        return runner
+
+    return make
+
+
+def run(runner):
+    """The report, as read from its file."""
+    runner.test()
+    return json.loads(runner.test_loop.out.read_text())
+
+
+def same(report):
+    """What must not depend on interruptions, ranks and clocks."""
+    report = copy.deepcopy(report)
+    for entry in report['results']:
+        for name in ('seconds', 'peak_mem'):
+            del entry['cost'][name]
+    return report
+
+
+def plain_metrics(toy_root, weights, tmp_path, evaluator, attack=None):
+    runner = make_runner(toy_root, tmp_path / 'plain', dict(), evaluator, weights)
+    if attack is not None:
+        runner.register_hook(dict(type='mmdiff.AttackHook', attack=attack))
+    return runner.test()
+
+
+def coco_evaluator(runner, path):
+    """The test set as COCO annotations, and the metric on them."""
+    dataset = runner.test_dataloader.dataset
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    boxes = [
+        dict(image_id=info['img_id'], category_id=o['bbox_label'], bbox=o['bbox'])
+        for info in infos
+        for o in info['instances']
+    ]
+    for number, box in enumerate(boxes):
+        x1, y1, x2, y2 = box['bbox']
+        size = x2 - x1, y2 - y1
+        box.update(id=number + 1, bbox=[x1, y1, *size], area=size[0] * size[1])
+        box.update(iscrowd=0)
+    images = [dict(id=i['img_id'], height=64, width=64) for i in infos]
+    names = [dict(id=k, name=name) for k, name in enumerate(CLASSES)]
+    annotations = dict(images=images, annotations=boxes, categories=names)
+    path.write_text(json.dumps(annotations))
+    return dict(type='CocoMetric', metric='bbox', ann_file=str(path))
+
+
+def test_a_healthy_run(robust, toy_root, weights, tmp_path):
+    attacks = [
+        dict(type='mmdiff.PGD', eps=[2, 8], steps=5),
+        dict(type='mmdiff.PGD', eps=8, steps=5, objective='cls'),
+        dict(type='mmdiff.RandomNoise', eps=8),
+    ]
+    runner = robust(attacks, num_gallery=1, sanity_images=3, name='tiny')
+    metrics = runner.test()
+    report = json.loads((tmp_path / 'work' / 'robustness.json').read_text())
+    assert not report['unreliable'] and report['reasons'] == [] and report['complete']
+    keys = [entry['key'] for entry in report['results']]
+    assert keys == [
+        'clean',
+        'pgd_total_eps2',
+        'pgd_total_eps8',
+        'pgd_cls_eps8',
+        'noise_eps8',
+        'ensemble_eps8',
+    ]
+    entries = dict(zip(keys, report['results']))
+    for key, entry in entries.items():
+        assert metrics[f'{key}/pascal_voc/mAP'] == main_metric(entry)
+        classes = np.mean(list(entry['per_class'].values()))
+        assert classes == pytest.approx(main_metric(entry), abs=1e-6)
+        assert entry['num_images'] == 4
+    # mmengine's own loop and the hook measure the same.
+    strong = dict(type='mmdiff.PGD', eps=8, steps=5)
+    for key, attack in (('clean', None), ('pgd_total_eps8', strong)):
+        plain = plain_metrics(toy_root, weights, tmp_path, VOC, attack)
+        assert entries[key]['metrics'] == pytest.approx(plain, abs=1e-9)
+    assert main_metric(entries['clean']) == 1
+    assert main_metric(entries['pgd_total_eps8']) < 0.6
+    attacked = [entries[k]['image_ap'] for k in keys[2:4]]
+    assert entries['ensemble_eps8']['image_ap'] <= min(attacked)
+    assert entries['noise_eps8']['role'] == 'control'
+    sanity = report['sanity']
+    # Three images are two batches of two.
+    assert sanity['images'] == 4 and sanity['attack'] == 'pgd_total at eps=8'
+    assert sanity['large'] < 0.1 and sanity['noise'] > 0.9
+    assert sanity['objective'] > sanity['square_objective']
+    # The page takes it as it is.
+    (model,) = read_reports([tmp_path / 'work' / 'robustness.json'])
+    assert build_page([model])['models'][0]['gallery'][0]['shown']
+    assert [e['role'] for e in model['entries']][-2:] == ['control', 'ensemble']
+    assert report['cost']['trainable_params'] > 1000
+
+
+def test_coco_metric_is_mmengines(robust, toy_root, weights, tmp_path):
+    runner = make_runner(toy_root, tmp_path, dict())
+    evaluator = coco_evaluator(runner, tmp_path / 'coco.json')
+    report = run(robust([PGD4], evaluator=evaluator))
+    plain = plain_metrics(toy_root, weights, tmp_path, evaluator, PGD4)
+    assert plain['coco/bbox_mAP'] > 0
+    assert report['results'][1]['metrics'] == pytest.approx(plain)
+
+
+class Half(RandomNoise):
+    """Marks its images: no pixel value is whole."""
+
+    def perturb(self, model, images, samples, ids):
+        return [(x - 0.5).abs() for x in images], [np.nan] * len(images)
+
+
+def test_no_detection_at_all_is_zero(robust, toy_root, tmp_path):
+    """COCO's metric has no figure then."""
+    runner = make_runner(toy_root, tmp_path, dict())
+    evaluator = coco_evaluator(runner, tmp_path / 'coco.json')
+    runner = robust([dict(type='mmdiff.Half', eps=4)], evaluator=evaluator)
+    step = runner.model.test_step
+
+    def only_clean(batch):
+        found = step(batch)
+        for sample in found:
+            kept = slice(0 if (batch['inputs'][0] % 1).any() else None)
+            sample.pred_instances = sample.pred_instances[kept]
+        return found
+
+    runner.model.test_step = only_clean
+    clean, attacked = (entry['metrics'] for entry in run(runner)['results'])
+    assert clean['coco/bbox_mAP'] > 0
+    assert attacked == dict.fromkeys(clean, 0)
+
+
+class Counted(PGD):
+    """Counts images, and stops the run when told."""
+
+    images, limit = 0, 10**9
+
+    def perturb(self, model, images, samples, ids):
+        if self.steps > 1:  # not the first check
+            if Counted.images + len(images) > Counted.limit:
+                raise KeyboardInterrupt
+            Counted.images += len(images)
+        return super().perturb(model, images, samples, ids)
+
+
+for planted in (Half, Counted):
+    ATTACKS.register_module(module=planted, force=True)
+
+
+@pytest.fixture
+def counted():
+    Counted.images, Counted.limit = 0, 10**9
+    return Counted
+
+
+def test_interrupted_and_resumed_is_uninterrupted(robust, counted, tmp_path):
+    attacks = [dict(type='mmdiff.Counted', eps=[2, 4], steps=2, restarts=2)]
+    whole = run(robust(attacks, 'whole'))
+    images, counted.images = counted.images, 0
+    # 2 budgets, 2 restarts, 4 images; two controls on 2 images each.
+    assert images == 20
+    counted.limit = 10
+    with pytest.raises(KeyboardInterrupt):
+        run(robust(attacks))
+    part = json.loads((tmp_path / 'work' / 'robustness.json').read_text())
+    assert not part['complete']
+    keys = [entry['key'] for entry in whole['results']]
+    assert [entry['key'] for entry in part['results']] == keys[:3]
+    counted.limit = 10**9
+    assert same(run(robust(attacks))) == same(whole)
+    assert counted.images == 20  # none twice
+    # Started again, nothing is left to do; damaged files are.
+    assert same(run(robust(attacks))) == same(whole)
+    assert counted.images == 20
+    state = tmp_path / 'work' / 'robust_state'
+    files = sorted(state.glob('*/counted_total_eps4_restart_0-*/*.safetensors'))
+    files[0].write_bytes(files[0].read_bytes()[:-3])
+    files[1].write_bytes(b'')
+    assert same(run(robust(attacks))) == same(whole)
+    assert counted.images == 24
+    # An attack more: the others are done.
+    run(robust([*attacks, dict(type='mmdiff.Counted', eps=3, steps=2)]))
+    assert counted.images == 28
+    run(robust(attacks, fresh=True))
+    assert counted.images == 48
+
+
+def test_other_weights_or_data_begin_anew(robust, weights, tmp_path, counted):
+    attacks = [dict(type='mmdiff.Counted', eps=4, steps=2)]
+    run(robust(attacks))
+    once = counted.images
+    other = torch.load(weights, weights_only=True)
+    key = next(k for k in other['state_dict'] if k.endswith('conv_cls.bias'))
+    other['state_dict'][key] += 0.01
+    torch.save(other, tmp_path / 'other.pth')
+    runner = robust(attacks)
+    runner._load_from = str(tmp_path / 'other.pth')
+    told = []
+    runner.logger.info = told.append
+    run(runner)
+    assert counted.images == 2 * once
+    assert any('holds runs of another model, weights or data' in line for line in told)
+    run(robust(attacks, data=dict(indices=2)))
+    assert counted.images > 2 * once
+    assert len(list((tmp_path / 'work' / 'robust_state').iterdir())) == 3
+
+
+def test_state_is_tensors_only(robust, tmp_path):
+    run(robust([PGD4]))
+    files = list((tmp_path / 'work' / 'robust_state').rglob('*.*'))
+    assert files and {file.suffix for file in files} == {'.safetensors'}
+    record = RobustRecord.load(files[0], 2)
+    assert RobustRecord.load(files[0], 3) is None
+    again = tmp_path / 'again.safetensors'
+    record.save(again)
+    assert again.read_bytes() == files[0].read_bytes()
+
+
+def test_a_rank_that_does_not_see_the_others(robust, counted, monkeypatch):
+    attacks = [dict(type='mmdiff.Counted', eps=4, steps=2)]
+    monkeypatch.setattr(robust_runs, 'get_dist_info', lambda: (1, 2))
+    with pytest.raises(FileNotFoundError, match='Rank 1 does not see .*must share'):
+        runner = robust(attacks)
+        folder = Path(runner.work_dir) / 'robust_state'
+        monkeypatch.setattr(Path, 'mkdir', make_all(Path.mkdir))
+        run(runner)
+    # It did its half; one rank alone does the rest, batches being the same.
+    assert len(list(folder.rglob('*.safetensors'))) == 1
+    monkeypatch.setattr(robust_runs, 'get_dist_info', lambda: (0, 1))
+    report = run(robust(attacks))
+    assert same(report) == same(run(robust(attacks, 'other')))
+
+
+def make_all(mkdir):
+    """There is no rank 0 to make the parents."""
+    return lambda self, *args, **kwargs: mkdir(self, parents=True, exist_ok=True)
+
+
+def test_restarts_count_by_objective_and_by_ap(robust):
+    attack = dict(type='mmdiff.PGD', eps=6, steps=2)
+    runner = robust([dict(attack, restarts=2)])
+    report = run(runner)
+    entry = report['results'][1]
+    assert entry['restarts'] == 2 and entry['cost']['grad_evals'] == 16
+    # Both together as the attack would do it by itself.
+    assert (
+        entry['metrics']
+        == run(robust([dict(attack, restarts=2)]))['results'][1]['metrics']
+    )
+    alone = [
+        run(robust([dict(attack, restart_offset=k)], f'alone{k}')) for k in range(2)
+    ]
+    ends = [r['results'][1]['sanity']['objective_ends'][1] for r in alone]
+    assert entry['sanity']['objective_ends'][1] == pytest.approx(np.mean(ends))
+    worst = main_metric(dict(metrics=entry['metrics_worst_case']))
+    assert worst <= main_metric(entry)
+    assert report['results'][2]['key'] == 'ensemble_eps6'
+
+
+def test_skipping_the_fooled_saves_work_and_keeps_the_ensemble(robust):
+    attacks = [
+        dict(type='mmdiff.PGD', eps=24, steps=3),
+        dict(type='mmdiff.APGD', eps=24, steps=3, objective='cls'),
+        dict(type='mmdiff.RandomNoise', eps=24),
+    ]
+    every = run(robust(attacks, 'every'))
+    few = run(robust(attacks, 'few', skip_fooled=True))
+    first, second = ({e['key']: e for e in r['results']} for r in (every, few))
+    key = 'ensemble_eps24'
+    for name in ('metrics', 'per_class', 'image_ap'):
+        assert first[key][name] == second[key][name]
+    key = 'apgd_cls_eps24'
+    assert second[key]['cost']['grad_evals'] < first[key]['cost']['grad_evals']
+    assert second[key]['cumulative'] and not first[key]['cumulative']
+    assert second[key]['image_ap'] <= first[key]['image_ap']
+    assert second['noise_eps24']['metrics'] == first['noise_eps24']['metrics']
+    assert second['pgd_total_eps24']['metrics'] == first['pgd_total_eps24']['metrics']
+
+
+class Idle(PGD):
+    """An attack that does nothing."""
+
+    def perturb(self, model, images, samples, ids):
+        return images, [0.0] * len(images)
+
+
+class Friend(PGD):
+    """An attack that helps the detector."""
+
+    def _direction(self, grad):
+        return -super()._direction(grad)
+
+
+class Loud(PGD):
+    """An attack that breaks its promises."""
+
+    def project(self, adv, clean):
+        return adv + 300
+
+
+for planted in (Idle, Friend, Loud):
+    ATTACKS.register_module(module=planted, force=True)
+
+
+def blocked(forward, x):
+    with torch.no_grad():
+        return forward(x)
+
+
+def quantised(forward, x):
+    return forward((2 * x).round() / 2)
+
+
+def noisy(forward, x):
+    return forward(x + 0.5 * torch.randn_like(x))
+
+
+@pytest.mark.parametrize(
+    'attack, through, told',
+    [
+        (PGD4, blocked, ['met no gradient at all on 4 images']),
+        (PGD4, quantised, ['12 gradients of 12 that were zero', 'lead nowhere']),
+        (PGD4, noisy, ['averaged over 1 pass, but two clean runs differ on 2 of 2']),
+        (dict(type='mmdiff.PGD', eps=8, steps=1), None, ['is not converged']),
+        (
+            dict(type='mmdiff.PGD', eps=8, steps=1, step_size=1, random_start=False),
+            None,
+            ['is not converged'],
+        ),
+        (dict(PGD4, type='mmdiff.Idle'), None, ['changed 0 of 4', 'are hidden']),
+        (
+            dict(PGD4, type='mmdiff.Friend', step_size=0.3, keep_best=False),
+            None,
+            ['did not raise its objective'],
+        ),
+        (dict(PGD4, type='mmdiff.Loud'), None, ['left its budget', 'range of pixels']),
+    ],
+    ids=['no_grad', 'quantised', 'noisy', 'step', 'small', 'idle', 'friend', 'loud'],
+)
+def test_planted_defects_are_named(robust, attack, through, told):
+    report = run(robust([attack], through=through))
+    entry = report['results'][1]
+    assert report['unreliable'] and report['reasons'] == entry['reasons']
+    for words in told:
+        assert any(words in reason for reason in entry['reasons']), entry['reasons']
+    name = f'{entry["label"]} at eps={entry["eps"]:g} '
+    assert all(reason.startswith(name) for reason in entry['reasons'])
+    if through is blocked:
+        assert entry['metrics'] == report['results'][0]['metrics']
+        assert 'large' not in report['sanity']
+
+
+@pytest.mark.parametrize(
+    'settings, words',
+    [
+        (dict(data=dict(indices=0)), 'has no images'),
+        (
+            dict(evaluator=dict(type='VOCMetric', metric='recall')),
+            'compares the mAP of boxes',
+        ),
+        (
+            dict(evaluator=dict(type='CocoMetric', metric=['bbox', 'segm'])),
+            'compares the mAP of boxes',
+        ),
+        (dict(hook=dict(type='mmdiff.AttackHook', attack=PGD4)), 'remove AttackHook'),
+        (dict(data=dict(pipeline='no boxes')), 'has no ground truth; add'),
+        (dict(attacks=[dict(PGD4, objective='cls')]), "no loss for objective='cls'"),
+    ],
+)
+def test_bad_input_is_one_sentence_at_once(robust, settings, words):
+    settings = dict(settings)
+    hook, attacks = settings.pop('hook', None), settings.pop('attacks', [PGD4])
+    if settings.get('data', {}).get('pipeline'):
+        pipeline = robust([]).cfg.test_dataloader.dataset.pipeline
+        pipeline = [step for step in pipeline if step.type != 'LoadAnnotations']
+        settings['data'] = dict(pipeline=pipeline)
+    runner = robust(attacks, **settings)
+    if words == 'has no images':
+        with pytest.raises(ValueError, match=words):
+            runner.test()
+        return
+    if hook is not None:
+        runner.register_hook(hook)
+    if attacks[0] is not PGD4:  # a head of other losses
+
+        def loss_by_feat(*args, **kwargs):
+            return dict(loss_heatmap=args[0][0].sum())
+
+        runner.model.bbox_head.loss_by_feat = loss_by_feat
+    with pytest.raises(ValueError, match=words):
+        runner.test()
+    assert not list(Path(runner.work_dir).rglob('*.safetensors'))

@@ -1,0 +1,198 @@
+"""P, mPC and rPC, on a metric that sees the images."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from conftest import detector_config
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
+from mmengine.runner import Runner
+
+from mmdiff.datasets import Corrupt
+from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.evaluation import evaluate_corruptions
+from mmdiff.evaluation.corruptions import summarize, with_corruption
+
+TOOL = Path(__file__).parents[2] / 'tools' / 'test_corruptions.py'
+METRIC = 'spread/mAP'
+
+
+@METRICS.register_module(force=True)
+class Spread(BaseMetric):
+    """Mean standard deviation of the images that the model was given."""
+
+    default_prefix = 'spread'
+
+    def process(self, data_batch, data_samples):
+        self.results += [x.float().std().item() for x in data_batch['inputs']]
+
+    def compute_metrics(self, results):
+        return dict(images=len(results), mAP=float(np.mean(results)))
+
+
+@pytest.fixture(scope='module')
+def toy(tmp_path_factory):
+    return make_toy_voc(tmp_path_factory.mktemp('data') / 'toy', 1, 3, size=64)
+
+
+@pytest.fixture
+def config(toy, tmp_path):
+    """A file, as the tool takes it, and its weights."""
+    model = detector_config('fcos', 'resnet')
+    model.bbox_head.num_classes = len(CLASSES)
+    model.test_cfg.score_thr = 0.99  # boxes do not matter here
+    pipeline = [
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(64, 64)),
+        dict(type='LoadAnnotations', with_bbox=True),
+        dict(
+            type='PackDetInputs', meta_keys=('ori_shape', 'img_shape', 'scale_factor')
+        ),
+    ]
+    data = dict(
+        type='VOCDataset',
+        data_root=str(toy),
+        ann_file='ImageSets/Main/val.txt',
+        data_prefix=dict(sub_data_root=''),
+        metainfo=dict(classes=CLASSES),
+        test_mode=True,
+        pipeline=pipeline,
+    )
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    loader = dict(batch_size=2, num_workers=0, sampler=sampler, dataset=data)
+    cfg = Config(
+        dict(
+            model=model,
+            custom_imports=dict(imports=['mmdiff'], allow_failed_imports=False),
+            default_scope='mmdet',
+            work_dir=str(tmp_path / 'work'),
+            load_from=str(tmp_path / 'weights.pth'),
+            test_dataloader=loader,
+            test_cfg=dict(type='TestLoop'),
+            test_evaluator=dict(type='Spread'),
+            visualizer=dict(type='DetLocalVisualizer', vis_backends=[]),
+            log_level='WARNING',
+        )
+    )
+    cfg.dump(tmp_path / 'config.py')
+    return cfg
+
+
+@pytest.fixture
+def make(config, tmp_path):
+    def build(seed=0):
+        config.randomness = dict(seed=seed)
+        runner = Runner.from_cfg(config)
+        torch.save(dict(state_dict=runner.model.state_dict()), config.load_from)
+        return runner
+
+    return build
+
+
+def values(report):
+    return [
+        (row['corruption'], row['severity'], row['metrics'])
+        for row in report['results']
+    ]
+
+
+def test_figures_are_those_of_corrupted_images(make, toy, tmp_path):
+    out = tmp_path / 'sub' / 'out.json'
+    report = evaluate_corruptions(make(), ['contrast'], [5, 1], out)
+    assert json.loads(out.read_text()) == report
+    expected = {}
+    for severity in (0, 1, 5):
+        spreads = []
+        for path in sorted((toy / 'JPEGImages').glob('val*')):
+            results = dict(img=cv2.imread(str(path)), img_id=path.stem)
+            if severity:
+                results = Corrupt('contrast', severity)(results)
+            spreads.append(torch.from_numpy(results['img']).float().std().item())
+        expected[severity] = np.mean(spreads)
+    assert report['P'] == pytest.approx(expected[0])
+    assert report['mPC'] == pytest.approx((expected[1] + expected[5]) / 2)
+    assert report['rPC'] == pytest.approx(report['mPC'] / report['P'])
+    assert [row['images'] for row in report['results']] == [3] * 3
+    assert report['rPC'] < 0.9
+
+
+def test_arithmetic_and_what_is_not_known():
+    def row(corruption, severity, value):
+        metrics = {'a/recall': 9, 'a/mAP': value}
+        return dict(corruption=corruption, severity=severity, metrics=metrics)
+
+    plan = [('fog', 1), ('fog', 2), ('snow', 1), ('snow', 2)]
+    rows = [row('clean', 0, 0.5), *(row(*p, v) for p, v in zip(plan, (3, 2, 1, 4)))]
+    rows.append(row('frost', 1, 100))  # of another plan
+    assert summarize(rows, plan) == dict(P=0.5, mPC=2.5, rPC=5)
+    assert summarize(rows[:4], plan) == dict(P=0.5, mPC=None, rPC=None)
+    assert summarize([row('clean', 0, 0), *rows[1:]], plan)['rPC'] is None
+
+
+def test_killed_and_started_again(make, tmp_path):
+    plan = ['gaussian_noise'], [1, 5]
+    whole = evaluate_corruptions(make(), *plan, tmp_path / 'a.json')
+    runner, out, calls = make(), tmp_path / 'b.json', []
+    test = runner.test
+
+    def killed():
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyboardInterrupt
+        return test()
+
+    runner.test = killed
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_corruptions(runner, *plan, out)
+    report = json.loads(out.read_text())
+    assert len(report['results']) == 2 and report['mPC'] is None
+    calls.clear()
+    runner.test = lambda: calls.append(1) or test()
+    resumed = evaluate_corruptions(runner, *plan, out)
+    assert len(calls) == 1 and values(resumed) == values(whole)
+    # A part of it is read off; nothing is tested.
+    part = evaluate_corruptions(runner, ['gaussian_noise'], [5], out)
+    assert len(calls) == 1 and part['mPC'] == whole['results'][2]['metrics'][METRIC]
+    evaluate_corruptions(runner, ['gaussian_noise'], [5], out, fresh=True)
+    assert len(calls) == 3
+
+
+def test_mistakes_are_one_sentence(make, config, tmp_path):
+    out = tmp_path / 'out.json'
+    evaluate_corruptions(make(), ['contrast'], [1], out)
+    with pytest.raises(ValueError, match='of another model, other weights'):
+        evaluate_corruptions(make(seed=1), ['contrast'], [1], out)
+    runner = make()
+    runner.register_hook(dict(type='mmdiff.AttackHook', attack=dict(type='PGD')))
+    with pytest.raises(ValueError, match='without AttackHook'):
+        evaluate_corruptions(runner, ['contrast'], [1], out, fresh=True)
+    runner = make()
+    Path(config.load_from).unlink()
+    with pytest.raises(FileNotFoundError, match='There is no checkpoint'):
+        evaluate_corruptions(runner, ['contrast'], [1], out)
+    with pytest.raises(ValueError, match='no LoadImageFromFile in its own pipeline'):
+        with_corruption(dict(type='ConcatDataset'), 'fog', 1)
+
+
+def test_tool(make, config, tmp_path, monkeypatch, capsys):
+    make()
+    line = [str(TOOL), str(tmp_path / 'config.py'), config.load_from, '--indices', '2']
+    line += ['--work-dir', str(tmp_path / 'cli'), '--severities', '1', '5']
+    tool = runpy.run_path(str(TOOL))
+    monkeypatch.setattr(sys, 'argv', [*line, '--corruptions', 'contrast'])
+    tool['main']()
+    report = json.loads((tmp_path / 'cli' / 'corruptions.json').read_text())
+    assert report['results'][0]['images'] == 2
+    shown = capsys.readouterr().out
+    assert f'P {report["P"]:.3f}, mPC {report["mPC"]:.3f}, rPC' in shown
+    assert f'{report["results"][2]["metrics"][METRIC]:.3f}' in shown
+    monkeypatch.setattr(sys, 'argv', [*line, '--corruptions', 'rain'])
+    with pytest.raises(SystemExit, match="test_corruptions.py: corruption='rain' is"):
+        tool['main']()
