@@ -383,14 +383,16 @@ def test_class_conditional_pretraining(conditional_prior):
     held_out = [
         line
         for line in map(json.loads, log.read_text().splitlines())
-        if 'denoising_loss/mean' in line
+        if 'held_out/mean' in line
     ]
     assert [line['step'] for line in held_out] == [2, 4]
-    assert 'denoising_loss/timestep_83' in held_out[0]
+    assert 'held_out/t_83' in held_out[0]
     images = sorted(p.name for p in conditional_prior.glob('*/vis_data/vis_image/*'))
     assert images == ['samples_2.png', 'samples_4.png']
     prior = DiffusionModel.from_pretrained(str(conditional_prior / 'prior'))
     assert prior.num_classes == 3 and prior.null_class == 3
+    card = (conditional_prior / 'prior' / 'README.md').read_text()
+    assert 'Held-out loss by noise level: t_83 ' in card and '3 classes' in card
     # The averaged weights (EMAHook saves them as the model's), in half precision.
     (path,) = conditional_prior.glob('iter_*.pth')
     checkpoint = torch.load(path, weights_only=False)

@@ -122,7 +122,9 @@ class DiffusionPretrainer(BaseModel):
         results: list[dict[str, float]] = [{} for _ in x0]
         for t in self.diffusion.level_times(self.num_levels):
             times = torch.full((len(x0),), t, device=x0.device)
-            name = f'{self.diffusion.time_unit}_{t:g}'
+            # mmengine averages the logs of whatever has "time" or "loss" in its name.
+            unit = 'sigma' if self.diffusion.time_unit == 'sigma' else 't'
+            name = f'{unit}_{t:g}'
             for result, loss in zip(results, self._loss(x0, times, noise, labels)):
                 result[name] = loss.item()
         return results

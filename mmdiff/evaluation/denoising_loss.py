@@ -15,12 +15,13 @@ class DenoisingLoss(BaseMetric):
 
     Example:
         >>> metric = DenoisingLoss()
-        >>> metric.process(None, [{'timestep_0': 1.0}, {'timestep_0': 3.0}])
+        >>> metric.process(None, [{'t_0': 1.0}, {'t_0': 3.0}])
         >>> metric.evaluate(2)
-        {'denoising_loss/timestep_0': 2.0, 'denoising_loss/mean': 2.0}
+        {'held_out/t_0': 2.0, 'held_out/mean': 2.0}
     """
 
-    default_prefix = 'denoising_loss'
+    # Not *loss*: mmengine's logs would average it over past validations.
+    default_prefix = 'held_out'
 
     def process(self, data_batch, data_samples: Sequence[dict]) -> None:
         self.results.extend(data_samples)
