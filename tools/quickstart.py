@@ -73,7 +73,8 @@ def main() -> None:
     reports = {name: loop.report for name, loop in loops.items()}
     results = {name: report['results'] for name, report in reports.items()}
     for name, report in reports.items():
-        folder = loops[name].out.parent.relative_to(args.work_dir)
+        place = loops[name].out.parent.resolve()
+        folder = place.relative_to(args.work_dir.resolve())
         for picture in report['gallery']:  # seen from the file of both models
             picture['file'] = f'{folder}/{picture["file"]}'
     args.work_dir.mkdir(parents=True, exist_ok=True)
