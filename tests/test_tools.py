@@ -118,6 +118,37 @@ def test_test_under_attack(trained, toy):
         assert (trained / 'test' / picture['file']).stat().st_size > 0
 
 
+SMALL_QUICKSTART = """
+import runpy, sys
+import mmdiff.datasets.toy_voc as toy_voc
+toy_voc.make_toy_voc = lambda *args, **kwargs: None  # a smaller set is there
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
+
+
+@pytest.mark.slow
+def test_quickstart(toy, tmp_path):
+    """In its default work folder, which is relative to where it runs."""
+    script = tmp_path / 'small.py'
+    script.write_text(SMALL_QUICKSTART)
+    quickstart = ROOT / 'tools' / 'quickstart.py'
+    flags = ['--data', toy, '--num-images', '2', '--max-epochs', '1']
+    done = run(script, quickstart, *flags, cwd=tmp_path)
+    assert 'frozen prior' in done.stdout and 'from scratch' in done.stdout
+    folder = tmp_path / 'work_dirs' / 'quickstart'
+    reports = json.loads((folder / 'robustness.json').read_text())
+    assert list(reports) == ['frozen prior', 'from scratch']
+    for report in reports.values():
+        labels = [entry['label'] for entry in report['results']]
+        assert labels[0] == 'clean' and 'ensemble' in labels
+        assert report['gallery']
+        assert all(
+            (folder / picture['file']).is_file() for picture in report['gallery']
+        )
+    assert (folder / 'curve.png').is_file() and (folder / 'grid.png').is_file()
+
+
 TWO_RANKS = """
 import runpy, sys, torch
 # mmengine selects a GPU for every rank, and there is none.
