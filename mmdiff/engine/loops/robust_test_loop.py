@@ -53,7 +53,7 @@ class RobustTestLoop(TestLoop):
     ``clean/pascal_voc/mAP``, ``apgd_total_eps4/pascal_voc/mAP`` and so on. At each
     budget with several attacks (or restarts), ``ensemble`` takes per image the
     detections with the lowest AP at IoU 0.5: the clean ones, then those of each attack;
-    of equals the first.
+    of equals the first attack, at AP 0 the first of all.
 
     All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
     for this model, its weights, these images and the batch size. Killed at any moment
@@ -297,7 +297,7 @@ class RobustTestLoop(TestLoop):
         entry = dict(attack='ensemble', label='ensemble', role='ensemble', reasons=[])
         entry |= dict(norm=last['norm'], eps=last['eps'])
         entry |= dict(key=key_of(entry), members=[row['key'] for row in rows])
-        record = RobustRecord.worst(runs)
+        record = RobustRecord.ensemble(runs)
         record.stats, record.seconds = AttackStats(), 0.0  # counted in its members
         self._add(entry, [record])
 
