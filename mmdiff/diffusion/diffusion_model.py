@@ -1,5 +1,7 @@
 """A diffusion prior: denoiser and noise schedule behind one interface."""
 
+import hashlib
+
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
@@ -9,6 +11,8 @@ from .loading import read_prior
 from .sampling import Generators, sample_ddim
 from .tapped_unet import TappedUNet
 from .taps import describe_taps
+
+PREDICTIONS = ('epsilon', 'v_prediction', 'sample')
 
 
 class DiffusionModel(TappedUNet):
@@ -53,6 +57,11 @@ class DiffusionModel(TappedUNet):
         super().__init__()
         self.unet = unet
         self.scheduler = scheduler
+        if self.prediction_type not in PREDICTIONS:
+            raise ValueError(
+                f'prediction_type={self.prediction_type!r} is unknown; the noise '
+                f'schedule must name one of {PREDICTIONS}.'
+            )
         self.patch_size = self._infer_patch_size(unet, patch_size)
         self.register_buffer(
             'alphas_cumprod', scheduler.alphas_cumprod.clone(), persistent=False
@@ -309,6 +318,14 @@ class DiffusionModel(TappedUNet):
             (N, 3, H, W), clipped to [-1, 1].
         """
         return sample_ddim(self, shape, steps, generator, cond, guidance)
+
+    def fingerprint(self) -> bytes:
+        """SHA-256 of all weights, by name."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        return digest.digest()
 
     def save_pretrained(self, folder: str) -> None:
         """Write a diffusers folder: config, weights and noise schedule."""

@@ -68,7 +68,7 @@ def generate_images(
     folder = out.with_name(f'{out.name}.partial') if packed else out
     folder.mkdir(parents=True, exist_ok=True)
     settings = dict(size=size, steps=steps, seed=seed, guidance=guidance)
-    settings.update(class_balanced=class_balanced, weights=_checksum(model))
+    settings.update(class_balanced=class_balanced, weights=model.fingerprint().hex())
     _same_settings(folder / 'settings.json', settings)
     labels = _labels(model, num, seed, class_balanced)
     paths = [
@@ -111,11 +111,6 @@ def _labels(model, num: int, seed: int, balanced: bool) -> np.ndarray | None:
         return np.arange(num) % model.num_classes
     # One stream: label i is the same however many are drawn.
     return np.random.default_rng(seed).integers(model.num_classes, size=num)
-
-
-def _checksum(model: DiffusionModel) -> float:
-    """Tells priors apart; a sum of all weights, in double precision."""
-    return sum(p.detach().double().abs().sum().item() for p in model.parameters())
 
 
 def _same_settings(path: Path, settings: dict) -> None:

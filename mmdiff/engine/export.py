@@ -87,11 +87,13 @@ def export_prior(
         or 'not measured',
     )
     (partial / 'README.md').write_text(card)
-    weights = next(partial.glob('*.safetensors'))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    (partial / 'SHA256').write_text(f'{digest}  {weights.name}\n')
-    for file in partial.iterdir():  # safetensors files are private to their writer
-        file.chmod(0o644)
+    # Of a latent prior in subfolders; safetensors files are private to their writer.
+    for weights in partial.rglob('diffusion_pytorch_model.safetensors'):
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        weights.with_name('SHA256').write_text(f'{digest}  {weights.name}\n')
+    for file in partial.rglob('*.*'):
+        if file.is_file():
+            file.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     runner.logger.info(f'Exported the prior to {folder}')

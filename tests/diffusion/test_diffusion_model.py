@@ -367,3 +367,9 @@ def test_half_precision_network_keeps_full_precision_outside():
             assert found.dtype == torch.float32
             assert (found - value).norm() < 0.05 * value.norm()
         assert half.predict(x, 9).dtype == torch.float32
+
+
+def test_unknown_prediction_is_refused():
+    """It would pass for an estimate of the clean image."""
+    with pytest.raises(ValueError, match="prediction_type='noise' is unknown"):
+        build(schedule=dict(prediction_type='noise'))

@@ -1,6 +1,5 @@
 """A frozen diffusion U-Net as the backbone of any mm model."""
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -139,11 +138,7 @@ class DiffusionUNet(BaseModule):
 
     def _fingerprint(self) -> Tensor:
         """SHA-256 of the prior's weights, (32,) uint8."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-        return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+        return torch.tensor(list(self.model.fingerprint()), dtype=torch.uint8)
 
     def init_weights(self) -> None:
         """Apply ``init_cfg``; the prior's own weights stay as they were loaded."""
