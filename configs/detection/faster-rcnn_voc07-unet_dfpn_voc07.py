@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/faster-rcnn_dfpn-c64.py',
     '../_base_/priors/voc07.py',
     '../_base_/datasets/voc07.py',
-    '../_base_/schedules/adamw_2e.py',
+    '../_base_/schedules/adamw_6e.py',
     '../_base_/mmdiff_runtime.py',
 ]
 

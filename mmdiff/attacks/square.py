@@ -15,12 +15,13 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @ATTACKS.register_module()
 class Square(ObjectiveAttack):
-    """Square attack (Andriushchenko et al. 2020, linf): black-box random search.
+    """Square attack (Andriushchenko et al. 2020): black-box random search.
 
-    Starts from vertical stripes of ``+-eps``; each query paints one square with
+    Linf starts from vertical stripes of ``+-eps``; each query paints one square with
     ``+-eps`` per channel, smaller and smaller, and keeps it if the image's objective
-    rises. It reads values of the objective only: a defence that fares worse against it
-    than against gradients hides them.
+    rises. L2 starts from a grid of bumps; each query moves the change of one square
+    into a bump in another. It reads values of the objective only: a defence that fares
+    worse against it than against gradients hides them.
 
     Args:
         eps: Budget in pixel units (8 is 8/255).
@@ -29,7 +30,7 @@ class Square(ObjectiveAttack):
         **kwargs: See :class:`ObjectiveAttack`.
 
     Raises:
-        ValueError: For arguments out of range, or another norm than linf.
+        ValueError: For arguments out of range.
 
     Example:
         >>> Square(eps=8, steps=100)._share(99)
@@ -42,8 +43,6 @@ class Square(ObjectiveAttack):
         self, eps: float = 8, steps: int = 1000, p_init: float = 0.8, **kwargs
     ) -> None:
         super().__init__(eps, steps, **kwargs)
-        if self.norm != 'linf':
-            raise ValueError(f"Square knows norm='linf' only, not {self.norm!r}.")
         if not 0 < p_init <= 1:
             raise ValueError(f'p_init={p_init} must be above 0 and at most 1.')
         self.p_init = p_init
@@ -57,27 +56,59 @@ class Square(ObjectiveAttack):
     def _signs(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
 
+    def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        channels, height, width = x.shape
+        if self.norm == 'linf':
+            stripes = self._signs((channels, 1, width), generator).to(x)
+            return self.project(x + self.eps * stripes, x)
+        delta, side = torch.zeros_like(x), max(2, min(height, width) // 5)
+        for top in range(0, height - side + 1, side):
+            for left in range(0, width - side + 1, side):
+                sign = self._signs((channels, 1, 1), generator)
+                bump = sign * _bump(side, generator)
+                delta[:, top : top + side, left : left + side] = bump.to(x)
+        return self.project(x + delta * (self.eps / delta.norm()), x)
+
+    def _window(self, x: Tensor, side: int, generator: torch.Generator) -> tuple:
+        """All channels of a random square."""
+        height, width = x.shape[-2:]
+        top = int(torch.randint(0, height - side + 1, (), generator=generator))
+        left = int(torch.randint(0, width - side + 1, (), generator=generator))
+        return ..., slice(top, top + side), slice(left, left + side)
+
     def _paint(self, adv: Tensor, x: Tensor, query: int, generator) -> Tensor:
-        """One random square of ``+-eps``."""
+        """Change one random square."""
         channels, height, width = x.shape
         side = round(math.sqrt(self._share(query) * height * width))
         side = max(1, min(side, height - 1, width - 1))
-        top = int(torch.randint(0, height - side + 1, (), generator=generator))
-        left = int(torch.randint(0, width - side + 1, (), generator=generator))
-        window = ..., slice(top, top + side), slice(left, left + side)
+        if self.norm == 'l2':
+            return self._move(adv, x, max(2, side), generator)
+        window = self._window(x, side, generator)
         sign = self._signs((channels, 1, 1), generator).to(x)
         adv = adv.clone()
         adv[window] = x[window] + self.eps * sign
         return self.project(adv, x)
 
+    def _move(self, adv: Tensor, x: Tensor, side: int, generator) -> Tensor:
+        """Add a bump to one square, with the norm of another one's change."""
+        delta, channels = adv - x, len(x)
+        here, there = (self._window(x, side, generator) for _ in range(2))
+        inside = torch.zeros_like(x, dtype=torch.bool)
+        inside[here] = inside[there] = True
+        unused = (self.eps**2 - delta.square().sum()).clamp(min=0) / channels
+        energy = (delta.square() * inside).sum((1, 2), keepdim=True) + unused
+        old = delta[here]
+        old = old / old.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+        sign = self._signs((channels, 1, 1), generator)
+        new = (sign * _bump(side, generator)).to(x) + old
+        new = new / new.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+        delta[there] = 0
+        delta[here] = new * energy.sqrt()
+        return self.project(x + delta, x)
+
     def search(self, model, images, samples, ids, restart):
         draws = [torch.Generator().manual_seed(self.seed_of(i, restart)) for i in ids]
-        best = [
-            self.project(
-                x + self.eps * self._signs((len(x), 1, x.shape[2]), d).to(x), x
-            )
-            for x, d in zip(images, draws)
-        ]
+        best = [self._start(x, draw) for x, draw in zip(images, draws)]
         losses = self._query(model, best, samples, ids, restart, 0)
         self._record(0, losses)
         for query in range(1, self.steps):
@@ -90,3 +121,19 @@ class Square(ObjectiveAttack):
             losses = torch.maximum(found, losses)
             self._record(query, losses)
         return best, losses.tolist()
+
+
+def _pyramid(height: int, width: int) -> Tensor:
+    """Falls from the centre as ``sum_j 1 / j^2``, j from the distance + 1 outwards."""
+    rows, columns = (torch.arange(n) - n // 2 for n in (height, width))
+    distance = torch.maximum(rows.abs()[:, None], columns.abs())
+    terms = 1 / torch.arange(1, int(distance.max()) + 2) ** 2.0
+    return terms.flip(0).cumsum(0).flip(0)[distance]
+
+
+def _bump(side: int, generator: torch.Generator) -> Tensor:
+    """A hill beside a valley, (side, side), of norm 1, lying or standing."""
+    half = side // 2
+    bump = torch.cat([_pyramid(half, side), -_pyramid(side - half, side)])
+    lying = torch.randint(0, 2, (), generator=generator).bool()
+    return (bump if lying else bump.T) / bump.norm()

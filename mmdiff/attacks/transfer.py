@@ -22,8 +22,8 @@ class Transfer(Attack):
 
     Args:
         attack: The attack, or its config: ``dict(type='MIM', eps=8)``.
-        source: ``dict(config=..., checkpoint=...)`` or ``'CONFIG,CKPT'`` of a model
-            with the victim's classes.
+        source: ``dict(config=..., checkpoint=...)``, ``'CONFIG,CKPT'`` or a list of
+            the two, of a model with the victim's classes.
 
     Raises:
         ValueError: For another form of ``source``; on calling, if the classes differ.
@@ -35,9 +35,12 @@ class Transfer(Attack):
         (4, 'source.py,source.pth')
     """
 
-    def __init__(self, attack: dict | Attack, source: dict | str) -> None:
-        if isinstance(source, str):
-            source = dict(zip(('config', 'checkpoint'), source.split(',')))
+    def __init__(
+        self, attack: dict | Attack, source: dict | str | Sequence[str]
+    ) -> None:
+        if not isinstance(source, dict):
+            parts = source.split(',') if isinstance(source, str) else source
+            source = dict(zip(('config', 'checkpoint'), parts))
         if set(source) != {'config', 'checkpoint'}:
             raise ValueError(
                 f"source={source} must be 'CONFIG,CKPT' or dict(config=..., "

@@ -3,7 +3,7 @@
 from .corruptions import evaluate_corruptions
 from .denoising_loss import DenoisingLoss
 from .figures import draw_curve, draw_grid
-from .image_ap import class_aps, image_ap
+from .image_ap import class_aps, image_ap, image_margin
 from .robustness import (
     attack_configs,
     main_metric,
@@ -20,6 +20,7 @@ __all__ = [
     'draw_grid',
     'evaluate_corruptions',
     'image_ap',
+    'image_margin',
     'main_metric',
     'make_table',
     'parse_attacks',

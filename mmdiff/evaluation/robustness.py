@@ -17,6 +17,7 @@ from mmdiff.configs import config_path
 from mmdiff.registry import ATTACKS
 
 SCHEMA = 'mmdiff-robustness/2'
+PROTOCOLS = ('adaptive', 'paper')
 PRESETS = ('quick', 'standard')  # configs/_base_/attacks
 ATTACK_NAMES = {
     'pgd': dict(type='PGD'),
@@ -29,6 +30,7 @@ ATTACK_NAMES = {
     'fabrication': dict(type='APGD', objective='fabrication'),
     'mislabel': dict(type='APGD', objective='mislabel'),
     'cwa': dict(type='APGD', objective='cwa'),
+    'transfer': dict(type='Transfer', attack=dict(type='mmdiff.MIM')),
 }
 
 
@@ -42,10 +44,12 @@ def attack_configs(
         eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
             that of a preset, no budget (as published) for DAG and 8 for all others.
         steps: Of every attack but noise, which has none; ``None`` is its own default.
-        **options: Further arguments of every attack.
+        **options: Further arguments of every attack; ``source`` is ``transfer``'s only,
+            all others reach the attack (MIM) that it runs on the source.
 
     Raises:
-        ValueError: For an unknown attack, or a number that is none.
+        ValueError: For an unknown attack, a number that is none, or arguments that an
+            attack does not take.
 
     Example:
         >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
@@ -72,11 +76,17 @@ def attack_configs(
         for budget in budgets:
             # By its full name, whatever scope the detector is of.
             kind = attack['type'].removeprefix('mmdiff.')
-            config = {**attack, **options, 'type': f'mmdiff.{kind}'}
+            own = {k: v for k, v in options.items() if k != 'source'}
             if budget is not None:
-                config['eps'] = budget
+                own['eps'] = budget
             if steps is not None and kind != 'RandomNoise':
-                config['steps'] = steps
+                own['steps'] = steps
+            config = {**attack, 'type': f'mmdiff.{kind}'}
+            if kind == 'Transfer':
+                config['attack'] = {**attack['attack'], **own}
+                config['source'] = options.get('source', '')
+            else:
+                config.update(own)
             try:
                 ATTACKS.build(config)
             except TypeError as error:
@@ -84,6 +94,8 @@ def attack_configs(
                     f'The attack {kind} does not take these arguments: {error}'
                 ) from None
             configs.append(config)
+    if 'source' in options and not any('source' in config for config in configs):
+        raise ValueError('source=CONFIG,CKPT belongs to the attack transfer; add it.')
     return configs
 
 
@@ -137,7 +149,8 @@ def write_robustness(
         cfg: Config of the model.
         checkpoint: Its weights.
         results: Of :class:`mmdiff.engine.RobustTestLoop`, each with its ``reasons``.
-        **more: Further parts: ``name``, ``cost``, ``sanity``, ``gallery``.
+        **more: Further parts: ``name``, ``protocol``, ``cost``, ``sanity``,
+            ``gallery``.
 
     Returns:
         What was written.
@@ -157,7 +170,6 @@ def write_robustness(
         ),
         versions=_versions(),
         device='cuda' if torch.cuda.is_available() else 'cpu',
-        protocol='adaptive',
         results=list(results),
         unreliable=bool(reasons),
         reasons=reasons,
@@ -173,7 +185,9 @@ def write_robustness(
 
 def make_table(report: dict) -> Table:
     """For the terminal; ``!`` marks what is unreliable."""
-    table = Table(title=f'{report["name"]}: robust mAP (protocol: adaptive)')
+    table = Table(
+        title=f'{report["name"]}: robust mAP (protocol: {report["protocol"]})'
+    )
     for column in ('attack', 'eps', 'steps', 'mAP', 'seconds', 'gradients', 'queries'):
         table.add_column(column)
     for entry in report['results']:

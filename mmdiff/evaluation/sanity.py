@@ -45,9 +45,8 @@ def controls(attack: GradientAttack) -> dict[str, Attack]:
     large = max(LARGE, eps) if linf else 8 * eps
     size = 2.5 * large / steps
     found['large'] = variant(attack, eps=large, steps=steps, step_size=size, restarts=1)
-    if linf:
-        alike |= {k: getattr(attack, k) for k in ('objective', 'eot', 'proposals')}
-        found['square'] = Square(eps, QUERIES_PER_STEP * attack.steps, **alike)
+    alike |= {k: getattr(attack, k) for k in ('norm', 'objective', 'eot', 'proposals')}
+    found['square'] = Square(eps, QUERIES_PER_STEP * attack.steps, **alike)
     return found
 
 

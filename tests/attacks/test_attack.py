@@ -25,6 +25,7 @@ ATTACKS = {
         **{**dict(eps=8, steps=3, objective='vanishing'), **kw}
     ),
     'square': lambda **kw: Square(**{**dict(eps=8, steps=6), **kw}),
+    'square-l2': lambda **kw: Square(**{**dict(eps=300, steps=6, norm='l2'), **kw}),
     'noise': lambda **kw: RandomNoise(**{**dict(eps=8), **kw}),
     'noise-l2': lambda **kw: RandomNoise(**{**dict(eps=300, norm='l2'), **kw}),
     'dag': lambda **kw: DAG(**{**dict(eps=None, steps=3), **OPEN, **kw}),
@@ -371,7 +372,6 @@ def test_bad_arguments_are_one_sentence():
         (lambda: PGD(proposals='none'), "proposals='none' must be"),
         (lambda: APGD(rho=0), 'rho=0 must be above 0'),
         (lambda: MIM(decay=-1), 'decay=-1 must not be negative'),
-        (lambda: Square(norm='l2'), "Square knows norm='linf' only"),
         (lambda: Square(p_init=2), 'p_init=2 must be above 0'),
         (lambda: PGD(objective='best'), "objective='best' is unknown"),
         (lambda: PGD(step_size=0.0), 'step_size=0.0 must be above 0'),

@@ -54,3 +54,41 @@ def test_a_query_changes_one_square(make_detector):
         height, width = (changed.amax(0) - changed.amin(0) + 1).tolist()
         assert height == width and len(changed) == height * width
         assert height == max(1, round((attack._share(query) * 1600) ** 0.5))
+
+
+def test_l2_spends_the_whole_budget_and_rises(make_detector):
+    attack = Square(eps=300, steps=30, norm='l2')
+    model, batch = make_detector('fcos', 'resnet'), batch_of([(3, 64, 48)])
+    (adv,) = attack(model, batch)
+    values = [attack.stats.losses[query] for query in range(30)]
+    assert values == sorted(values) and values[-1] > values[0]
+    norm = (adv - batch['inputs'][0]).norm().item()
+    assert 250 < norm <= 300.01  # what 0..255 clips is spent by later queries
+    (again,) = attack(model, batch)
+    assert torch.equal(adv, again)
+
+
+def test_an_l2_query_moves_change_from_square_to_square():
+    attack = Square(eps=50, steps=100, norm='l2')
+    x = torch.full((3, 40, 50), 100.0)
+    draw = torch.Generator().manual_seed(0)
+    start = attack._start(x, draw)
+    assert (start - x).norm().item() == pytest.approx(50, rel=1e-4)
+    for query in (5, 30, 99):
+        moved = attack._paint(start, x, query, draw)
+        assert (moved - x).norm().item() == pytest.approx(50, rel=1e-3)
+        # Outside of the two squares nothing changes.
+        side = max(2, round((attack._share(query) * 2000) ** 0.5))
+        assert 0 < (moved != start).any(0).sum() <= 2 * side**2
+
+
+def test_l2_bumps_fall_from_their_centres_as_published():
+    from mmdiff.attacks.square import _bump, _pyramid
+
+    hill = _pyramid(5, 5)
+    assert hill[2, 2].item() == pytest.approx(1 + 1 / 4 + 1 / 9)
+    assert hill[2, 3].item() == hill[1, 1].item() == pytest.approx(1 / 4 + 1 / 9)
+    assert hill[0, 4].item() == pytest.approx(1 / 9)
+    bump = _bump(6, torch.Generator().manual_seed(0))
+    assert bump.norm().item() == pytest.approx(1)
+    assert bump.sum().abs() < 1e-5 and bump.max() == -bump.min() > 0

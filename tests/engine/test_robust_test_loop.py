@@ -19,7 +19,7 @@ from mmdiff.attacks.objectives import to_input_scale
 from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
 from mmdiff.engine.loops import robust_runs
 from mmdiff.engine.loops.robust_record import RobustRecord
-from mmdiff.evaluation import main_metric
+from mmdiff.evaluation import main_metric, make_table
 from mmdiff.evaluation.report import build_page, read_reports
 from mmdiff.registry import ATTACKS
 
@@ -173,6 +173,7 @@ def test_a_healthy_run(robust, toy_root, weights, tmp_path):
     metrics = runner.test()
     report = json.loads((tmp_path / 'work' / 'robustness.json').read_text())
     assert not report['unreliable'] and report['reasons'] == [] and report['complete']
+    assert report['protocol'] == 'adaptive'
     keys = [entry['key'] for entry in report['results']]
     assert keys == [
         'clean',
@@ -217,6 +218,17 @@ def test_coco_metric_is_mmengines(robust, toy_root, weights, tmp_path):
     plain = plain_metrics(toy_root, weights, tmp_path, evaluator, PGD4)
     assert plain['coco/bbox_mAP'] > 0
     assert report['results'][1]['metrics'] == pytest.approx(plain)
+
+
+def test_coco_metric_counts_the_tested_images_only(robust, toy_root, tmp_path):
+    found = []
+    for count in (4, 2):  # images that the annotations know; two are tested
+        runner = make_runner(toy_root, tmp_path, dict(), indices=count)
+        evaluator = coco_evaluator(runner, tmp_path / f'{count}.json')
+        data = dict(indices=2)
+        runner = robust([PGD4], f'work{count}', evaluator=evaluator, data=data)
+        found.append([entry['metrics'] for entry in run(runner)['results']])
+    assert found[0] == found[1] and found[0][0]['coco/bbox_mAP'] > 0.5
 
 
 class Half(RandomNoise):
@@ -325,11 +337,26 @@ def test_state_is_tensors_only(robust, tmp_path):
     run(robust([PGD4]))
     files = list((tmp_path / 'work' / 'robust_state').rglob('*.*'))
     assert files and {file.suffix for file in files} == {'.safetensors'}
-    record = RobustRecord.load(files[0], 2)
-    assert RobustRecord.load(files[0], 3) is None
+    name = f'{files[0].parent.parent.name}/{files[0].parent.name}/{int(files[0].stem)}'
+    record = RobustRecord.load(files[0], 2, name)
+    assert RobustRecord.load(files[0], 3, name) is None
     again = tmp_path / 'again.safetensors'
-    record.save(again)
+    record.save(again, name)
     assert again.read_bytes() == files[0].read_bytes()
+
+
+def test_a_state_file_of_another_run_is_refused(robust):
+    run(robust([PGD4]))
+    run(robust([dict(PGD4, seed=1)]))
+    folder = next((Path(robust([]).work_dir) / 'robust_state').iterdir())
+    ours, theirs = sorted(folder.glob('pgd*'))
+    (ours / '000000.safetensors').write_bytes(
+        (theirs / '000000.safetensors').read_bytes()
+    )
+    message = f'000000.safetensors is a file of another run .*{theirs.name}.*--fresh'
+    with pytest.raises(ValueError, match=message):
+        run(robust([PGD4, dict(PGD4, seed=1)]))
+    assert run(robust([PGD4], fresh=True))['complete']
 
 
 def test_a_rank_that_does_not_see_the_others(robust, counted, monkeypatch):
@@ -393,6 +420,36 @@ def test_skipping_the_fooled_saves_work_and_keeps_the_ensemble(robust):
     assert second['pgd_total_eps24']['metrics'] == first['pgd_total_eps24']['metrics']
 
 
+def test_what_a_small_budget_finds_a_larger_one_has_too(robust):
+    """At eps 32 the attacks do nothing: their ensemble is that of eps 24."""
+    attacks = [
+        dict(type='mmdiff.Idle', eps=[32, 24]),
+        dict(type='mmdiff.PGD', eps=24, steps=3),
+        dict(type='mmdiff.Idle', eps=32, objective='cls'),
+    ]
+    for skip in (False, True):
+        report = run(robust(attacks, f'work{skip}', skip_fooled=skip))
+        entries = {entry['key']: entry for entry in report['results']}
+        order = ['clean', 'idle_total_eps24', 'pgd_total_eps24', 'ensemble_eps24']
+        order += ['idle_total_eps32', 'idle_cls_eps32', 'ensemble_eps32']
+        assert list(entries) == order
+        pgd, small = entries['pgd_total_eps24'], entries['ensemble_eps24']
+        assert pgd['image_ap'] < entries['clean']['image_ap']
+        assert entries['ensemble_eps32']['metrics'] == small['metrics']
+        assert skip or entries['idle_total_eps32']['image_ap'] > small['image_ap']
+
+
+def test_the_checks_see_the_attack_in_full_when_the_fooled_are_skipped(robust):
+    """Else images that other attacks brought down would count for this one."""
+    attacks = [dict(type='mmdiff.PGD', eps=[24, 32], steps=5)]
+    every, few = (
+        run(robust(attacks, f'work{skip}', skip_fooled=skip)) for skip in (False, True)
+    )
+    assert every['sanity'] == few['sanity']
+    last = few['results'][-1]
+    assert last['sanity']['images'] < every['results'][-1]['sanity']['images']
+
+
 class Idle(PGD):
     """An attack that does nothing."""
 
@@ -436,8 +493,8 @@ def noisy(forward, x):
     [
         (PGD4, blocked, ['met no gradient at all on 4 images']),
         (PGD4, quantised, ['12 gradients of 12 that were zero', 'lead nowhere']),
-        (PGD4, noisy, ['averaged over 1 pass, but two clean runs differ on 2 of 2']),
-        (dict(type='mmdiff.PGD', eps=8, steps=1), None, ['is not converged']),
+        (PGD4, noisy, ['averaged over 1 pass, but two clean runs differ on 4 of 4']),
+        (dict(type='mmdiff.PGD', eps=16, steps=1), None, ['is not converged']),
         (
             dict(type='mmdiff.PGD', eps=8, steps=1, step_size=1, random_start=False),
             None,
@@ -454,7 +511,7 @@ def noisy(forward, x):
     ids=['no_grad', 'quantised', 'noisy', 'step', 'small', 'idle', 'friend', 'loud'],
 )
 def test_planted_defects_are_named(robust, attack, through, told):
-    report = run(robust([attack], through=through))
+    report = run(robust([attack], through=through, sanity_images=4))
     entry = report['results'][1]
     assert report['unreliable'] and report['reasons'] == entry['reasons']
     for words in told:
@@ -506,3 +563,12 @@ def test_bad_input_is_one_sentence_at_once(robust, settings, words):
     with pytest.raises(ValueError, match=words):
         runner.test()
     assert not list(Path(runner.work_dir).rglob('*.safetensors'))
+
+
+def test_the_protocol_is_in_report_and_table(robust):
+    runner = robust([PGD4], protocol='paper')
+    report = run(runner)
+    assert report['protocol'] == 'paper'
+    assert 'protocol: paper' in make_table(report).title
+    with pytest.raises(ValueError, match=r"protocol='none' must be one of"):
+        run(robust([PGD4], protocol='none'))

@@ -9,13 +9,14 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG, PGD
-from mmdiff.attacks import APGD, AttackStats, RandomNoise, Square, Transfer
+from mmdiff.attacks import APGD, MIM, AttackStats, RandomNoise, Square, Transfer
 from mmdiff.engine.loops.robust_record import RobustRecord
 from mmdiff.evaluation import (
     attack_configs,
     class_aps,
     draw_curve,
     image_ap,
+    image_margin,
     parse_attacks,
 )
 from mmdiff.evaluation.robustness import main_metric, make_table, merge_stats
@@ -84,6 +85,20 @@ def test_presets_and_options():
     assert noise == dict(type='mmdiff.RandomNoise')
     with pytest.raises(ValueError, match='RandomNoise does not take .*objective'):
         attack_configs('noise', objective='cls')
+
+
+def test_transfer_by_name():
+    """Its source is its own; all else is of the attack on that."""
+    options = dict(source=['a.py', 'b.pth'], objective='cls')  # as DictAction has it
+    pgd, transfer = parse_attacks('pgd,transfer', '4', 3, **options)
+    assert (type(pgd), pgd.objective) == (PGD, 'cls')
+    assert transfer.threat_model()['source'] == 'a.py,b.pth'
+    inner = transfer.attack
+    assert (type(inner), inner.eps, inner.steps, inner.objective) == (MIM, 4, 3, 'cls')
+    with pytest.raises(ValueError, match="source=.* must be 'CONFIG,CKPT'"):
+        attack_configs('transfer')
+    with pytest.raises(ValueError, match='belongs to the attack transfer; add it'):
+        attack_configs('pgd', source='a.py,b.pth')
 
 
 @pytest.mark.parametrize(
@@ -163,7 +178,7 @@ def test_settings_of_the_controls():
     assert controls(PGD(eps=8, steps=1))['longer'].step_size == 20 / 11
     assert controls(APGD(steps=3))['longer'].steps == 13
     two = controls(PGD(eps=300, norm='l2'))
-    assert 'square' not in two and two['large'].eps == 2400
+    assert two['square'].norm == 'l2' and two['large'].eps == 2400
     other = variant(Transfer(dict(type='PGD', eps=4), 'a.py,b.pth'), steps=3)
     assert other.attack.steps == 3 and other.attack.eps == 4
     assert variant(DAG(gamma=2), steps=7).threat_model() == {
@@ -242,6 +257,19 @@ def test_ap_of_images_is_mmdets():
         assert list(aps.values()) == pytest.approx([row['ap'] for row in rows[:2]])
 
 
+def test_margin_is_true_scores_less_false_ones():
+    """An object found twice, one of class 1 missed, a false alarm, one ignored."""
+    boxes = [[0.0, 0.0, 20.0, 20.0], [40.0, 0.0, 60.0, 20.0], [0.0, 40.0, 20.0, 60.0]]
+    sample = sample_of(boxes[:2], [0, 1], [boxes[2]])
+    where = [boxes[0], boxes[0], boxes[1], boxes[2]]
+    found = found_of(where, [0, 0, 2, 0], [0.9, 0.5, 0.3, 0.8])
+    assert image_margin(found, sample) == pytest.approx(0.9 - 0.5 - 0.3)
+    assert image_margin(found_of([], [], []), sample) == 0
+    low = found_of(where, [0, 0, 2, 0], [0.4, 0.1, 0.3, 0.8])
+    assert image_ap(low, sample) == image_ap(found, sample)
+    assert image_margin(low, sample) < image_margin(found, sample)
+
+
 def test_ap_of_an_image_at_its_ends():
     box = [[0.0, 0.0, 20.0, 20.0]]
     sample, wrong = sample_of(box, [0]), sample_of(box, [1])
@@ -261,7 +289,8 @@ def test_ap_of_an_image_at_its_ends():
 
 def test_table_marks_what_is_unreliable():
     bad = dict(entry('dag'), reasons=['dag at eps=8 fails'], cumulative=True)
-    table = make_table(dict(name='a', results=[CLEAN, entry(), bad]))
+    results = [CLEAN, entry(), bad]
+    table = make_table(dict(name='a', protocol='adaptive', results=results))
     assert list(table.columns[0].cells) == [
         'clean',
         'pgd',

@@ -6,6 +6,7 @@ losses count too, here only those of the final head.
 
 test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    protocol='paper',
     attacks=[
         dict(
             type='mmdiff.PGD',

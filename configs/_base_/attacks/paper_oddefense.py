@@ -16,6 +16,7 @@ published = dict(
 )
 test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    protocol='paper',
     attacks=[
         dict(published, objective='cls'),
         dict(published, objective='reg'),

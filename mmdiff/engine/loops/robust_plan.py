@@ -1,5 +1,6 @@
 """What a robust test is to run, and how the report calls it."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -55,6 +56,16 @@ def make_entries(attacks: Sequence[Attack]) -> Iterator[dict]:
 
 def budget_of(entry: dict) -> tuple:
     return entry['norm'], entry['eps']
+
+
+def size_of(entry: dict) -> float:
+    """Of the budget; infinite without one."""
+    return math.inf if entry['eps'] is None else entry['eps']
+
+
+def is_inside(entry: dict, other: dict) -> bool:
+    """Whether what the first may do, the other may do as well."""
+    return entry['norm'] == other['norm'] and size_of(entry) <= size_of(other)
 
 
 def key_of(entry: dict) -> str:

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mmdiff.attacks import AttackStats
 from mmdiff.evaluation.robustness import merge_stats
 
-VERSION = 1  # of the files below
+VERSION = 2  # of the files below
 FIELDS = ('bboxes', 'scores', 'labels')
 
 
@@ -45,7 +45,8 @@ class RobustRecord:
     peak_mem: int = 0
     blocked: int = 0
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, run: str) -> None:
+        """Write a file that says which run it is of."""
         tensors = {
             name: torch.cat([found[name] for found in self.detections])
             for name in FIELDS
@@ -62,14 +63,30 @@ class RobustRecord:
             kind = torch.float64 if isinstance(value, float) else torch.int64
             tensors[f'number.{name}'] = torch.tensor(value, dtype=kind)
         partial = path.with_suffix(f'.{os.getpid()}.partial')
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial)
+        tensors = {k: v.contiguous() for k, v in tensors.items()}
+        save_file(tensors, partial, dict(run=run))
         os.replace(partial, path)
 
     @classmethod
-    def load(cls, path: Path, images: int) -> 'RobustRecord | None':
-        """Read a file of so many images; ``None`` if it is damaged or not there."""
+    def load(cls, path: Path, images: int, run: str) -> 'RobustRecord | None':
+        """Read a file of so many images; ``None`` if it is damaged or not there.
+
+        Raises:
+            ValueError: If it is of another run.
+        """
         try:
-            tensors = load_file(path)
+            with safe_open(path, 'pt') as file:
+                found = (file.metadata() or {}).get('run')
+                names = file.keys()
+                tensors = {name: file.get_tensor(name) for name in names}
+        except (OSError, SafetensorError):
+            return None
+        if found != run:
+            raise ValueError(
+                f'{path} is a file of another run ({found}, not {run}); move it away '
+                'or start anew with --fresh.'
+            )
+        try:
             counts = tensors['count'].tolist()
             parts = [tensors[name].split(counts) for name in FIELDS]
             numbers = {
@@ -86,7 +103,7 @@ class RobustRecord:
                 AttackStats(**numbers, losses=losses),
                 **rest,
             )
-        except (OSError, SafetensorError, KeyError, RuntimeError, TypeError):
+        except (KeyError, RuntimeError, TypeError):
             return None
         whole = len(counts) == len(record.loss) == len(record.ap) == images
         return record if whole else None
@@ -120,17 +137,23 @@ class RobustRecord:
         return cls.choose(runs, np.stack([run.ap for run in runs]).argmin(0))
 
     @classmethod
-    def ensemble(cls, runs: Sequence['RobustRecord']) -> 'RobustRecord':
+    def ensemble(
+        cls, runs: Sequence['RobustRecord'], margins: np.ndarray
+    ) -> 'RobustRecord':
         """Of each image the run of lowest AP; the clean run is the first.
 
-        Of equals above 0 the first attack: the objects are found in both, but an
-        attack lowers their scores and adds false ones, which count over the set. Of
-        equals at 0 the first run, so that images that fell need no further attack.
+        Of equals above 0 the one of lowest margin: the same objects are found, but with
+        lower scores or below more false ones, which counts over the set. Of equals at 0
+        the first run, so that images that fell need no further attack.
+
+        Args:
+            runs: On the same images.
+            margins: Of each run and image (:func:`mmdiff.evaluation.image_margin`).
         """
         aps = np.stack([run.ap for run in runs])
-        attack = 1 + aps[1:].argmin(0)
-        alive = (aps.min(0) > 0) & (aps[1:].min(0) <= aps[0])
-        return cls.choose(runs, np.where(alive, attack, aps.argmin(0)))
+        lowest = aps.min(0)
+        tied = np.where((aps == lowest) & (lowest > 0), margins, np.inf).argmin(0)
+        return cls.choose(runs, np.where(lowest > 0, tied, aps.argmin(0)))
 
 
 _NUMBERS = ('seconds', 'peak_mem', 'blocked')

@@ -89,11 +89,12 @@ class RobustRuns:
 
         Args:
             unit: The run.
-            before: Records of the clean run and of earlier attacks of the same budget.
+            before: Records of the clean run and of earlier attacks within the budget.
             skip: Images that one of them brought to AP 0 keep its detections.
 
         Raises:
             FileNotFoundError: If ranks do not share ``work_dir``.
+            ValueError: If a file there is of another run.
         """
         parts = [unit.images, type(unit.attack).__name__]
         if unit.attack is not None:
@@ -110,9 +111,10 @@ class RobustRuns:
         starts = range(0, unit.images, self.batch)
         spans = [range(k, min(k + self.batch, unit.images)) for k in starts]
         files = [folder / f'{k:06d}.safetensors' for k in starts]
+        names = [f'{self.folder.name}/{folder.name}/{k}' for k in starts]
         todo = []
         for k in range(self.rank, len(spans), self.world):
-            if RobustRecord.load(files[k], len(spans[k])) is None:
+            if RobustRecord.load(files[k], len(spans[k]), names[k]) is None:
                 todo.append(k)
                 if files[k].exists():
                     self.runner.logger.warning(f'{files[k]} is damaged: done anew.')
@@ -127,7 +129,7 @@ class RobustRuns:
                 if left_out:
                     record.detections[place], record.ap[place] = carried[i], 0.0
             record.seconds = time.perf_counter() - start
-            record.save(files[k])
+            record.save(files[k], names[k])
             weight = unit.weight * len(spans[k])
             self.spent, self.done = self.spent + record.seconds, self.done + weight
             self.left -= weight
@@ -138,7 +140,10 @@ class RobustRuns:
                     f'({unit.name}): image {spans[k].stop} of {unit.images}, ETA {eta}'
                 )
         barrier()
-        records = [RobustRecord.load(f, len(s)) for f, s in zip(files, spans)]
+        records = [
+            RobustRecord.load(file, len(span), name)
+            for file, span, name in zip(files, spans, names)
+        ]
         if None in records:
             raise FileNotFoundError(
                 f'Rank {self.rank} does not see {files[records.index(None)]}; all '

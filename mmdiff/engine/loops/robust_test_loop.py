@@ -1,27 +1,20 @@
 """Clean and under every attack, in one run that can be killed and resumed."""
 
-import copy
 import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from numbers import Real
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from mmdet.evaluation import VOCMetric
 from mmengine.dataset import pseudo_collate
 from mmengine.runner import TestLoop
-from mmengine.structures import InstanceData
 
-from mmdiff.attacks import (
-    Attack,
-    AttackStats,
-    GradientAttack,
-    GradientBlocked,
-)
+from mmdiff.attacks import Attack, AttackStats, GradientAttack, GradientBlocked
 from mmdiff.attacks.model_state import unwrap
-from mmdiff.evaluation import class_aps, draw_grid, main_metric, write_robustness
+from mmdiff.evaluation import draw_grid, main_metric, write_robustness
+from mmdiff.evaluation.robustness import PROTOCOLS
 from mmdiff.evaluation.sanity import (
     check_controls,
     check_entry,
@@ -33,13 +26,16 @@ from mmdiff.evaluation.sanity import (
 from mmdiff.registry import LOOPS
 
 from ..hooks.attack_hook import AttackHook
+from .robust_metrics import RobustMetrics
 from .robust_plan import (
     Unit,
     budget_of,
     build_attacks,
+    is_inside,
     key_of,
     make_entries,
     make_units,
+    size_of,
 )
 from .robust_record import RobustRecord
 from .robust_runs import RobustRuns
@@ -52,8 +48,9 @@ class RobustTestLoop(TestLoop):
     The runner's own evaluator measures each attack; its metrics come back as
     ``clean/pascal_voc/mAP``, ``apgd_total_eps4/pascal_voc/mAP`` and so on. At each
     budget with several attacks (or restarts), ``ensemble`` takes per image the
-    detections with the lowest AP at IoU 0.5: the clean ones, then those of each attack;
-    of equals the first attack, at AP 0 the first of all.
+    detections with the lowest AP at IoU 0.5: of the clean ones and those of each attack
+    within the budget, smaller ones included; of equals those whose scores harm most, at
+    AP 0 the first.
 
     All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
     for this model, its weights, these images and the batch size. Killed at any moment
@@ -67,12 +64,13 @@ class RobustTestLoop(TestLoop):
         evaluator: With a metric of boxes.
         attacks: Attacks or their configs, in which ``eps`` may be a list.
         fp16: Autocast the predictions, as mmengine's loop does.
-        skip_fooled: Images that an earlier attack of the same budget (or none at all)
+        skip_fooled: Images that an earlier attack within the budget (or none at all)
             brought to AP 0 keep those detections and are not attacked again: less work
             and the same ``ensemble``, but rows that count the rows above them.
         fresh: Forget what was kept.
         out: File of the report; ``None`` is ``work_dir/robustness.json``.
         name: Of the model in the report; ``None`` is its config's.
+        protocol: ``'adaptive'``, or ``'paper'``: attacks as published, flaws included.
         train_seconds: What training took, if known, for the report.
         sanity_images: Images, rounded up to whole batches, for the runs behind the
             checks: clean again, noise, more steps, a huge budget, black-box search.
@@ -80,9 +78,9 @@ class RobustTestLoop(TestLoop):
         interval: Batches between two lines of progress.
 
     Raises:
-        ValueError: If there are no images; on running, if there is no ground truth or
-            no metric of boxes, for an attack that does not fit the detector, or under
-            test-time augmentation.
+        ValueError: For an unknown protocol, or no images; on running, if there is no
+            ground truth or no metric of boxes, for an attack that does not fit the
+            detector, or under test-time augmentation.
 
     Example:
         >>> from mmengine.registry import LOOPS
@@ -101,6 +99,7 @@ class RobustTestLoop(TestLoop):
         fresh: bool = False,
         out: str | None = None,
         name: str | None = None,
+        protocol: str = 'adaptive',
         train_seconds: float | None = None,
         sanity_images: int = 16,
         num_gallery: int = 3,
@@ -114,7 +113,10 @@ class RobustTestLoop(TestLoop):
             raise ValueError(  # mmengine packs a list of no images
                 'The test set has no images; check its ann_file, data_root and indices.'
             ) from None
+        if protocol not in PROTOCOLS:
+            raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
         self.attacks = build_attacks(attacks)
+        self.protocol = protocol
         self.skip_fooled = skip_fooled
         self.fresh = fresh
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
@@ -123,6 +125,7 @@ class RobustTestLoop(TestLoop):
         self.num_gallery = num_gallery
         self.runs = RobustRuns(runner, self.dataloader, fp16, interval)
         self.images = self.runs.images
+        self.metrics = RobustMetrics(self.evaluator, self.runs)
         # Whole batches: beside other images an image is padded otherwise.
         few = math.ceil(sanity_images / self.runs.batch) * self.runs.batch
         self.few = min(self.images, few)
@@ -149,16 +152,7 @@ class RobustTestLoop(TestLoop):
 
     def _check(self) -> None:
         """Fail now rather than after the clean run."""
-        asked = [
-            kind
-            for metric in self.evaluator.metrics
-            for kind in getattr(metric, 'metrics', [getattr(metric, 'metric', None)])
-        ]
-        if not {'mAP', 'bbox'} & set(asked) or 'segm' in asked:
-            raise ValueError(
-                'RobustTestLoop compares the mAP of boxes; set test_evaluator to '
-                "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox'."
-            )
+        self.metrics.check()
         hooks = [h for h in self.runner.hooks if isinstance(h, AttackHook)]
         if any('test' in hook.stages for hook in hooks):
             raise ValueError(
@@ -179,7 +173,8 @@ class RobustTestLoop(TestLoop):
 
     def _run_plan(self) -> None:
         self.entries = list(make_entries(self.attacks))
-        entries = list(zip(self.attacks, self.entries))
+        # Small budgets first: what they find is within the larger ones too.
+        entries = sorted(zip(self.attacks, self.entries), key=lambda e: size_of(e[1]))
         clean, again = Unit('clean', None, self.images), Unit('again', None, self.few)
         units = {e['key']: make_units(e, a, self.images) for a, e in entries}
         # The checks are about the first gradient attack, at its largest budget.
@@ -187,6 +182,8 @@ class RobustTestLoop(TestLoop):
         checked = [e for e in checked if e[1]['label'] == checked[0][1]['label']]
         checked = max(checked, key=lambda e: e[0].eps, default=(None, None))
         extra = {} if checked[0] is None else controls(checked[0])
+        if extra and self.skip_fooled:  # to compare with, it must have run in full
+            extra['attacked'] = checked[0]
         extra = {k: Unit(f'control {k}', run, self.few) for k, run in extra.items()}
         self.runs.plan(
             [clean, again, *(u for own in units.values() for u in own), *extra.values()]
@@ -197,12 +194,12 @@ class RobustTestLoop(TestLoop):
         if main_metric(self.results[0]) == 0:
             self.results[0]['reasons'].append('clean mAP is 0: nothing can be lost')
         differing = count_differing(first, self.runs.run(again))
-        met: dict[tuple, list] = {}
+        met: list[tuple[dict, list[RobustRecord]]] = []
         for _, entry in entries:
             skip = self.skip_fooled and entry['role'] == 'attack'
             entry['cumulative'] = skip
-            before = met.setdefault(budget_of(entry), [first])
-            found = []
+            inside = [runs for e, runs in met if is_inside(e, entry)]
+            before, found = [first, *chain.from_iterable(inside)], []
             for unit in units[entry['key']]:
                 found.append(self.runs.run(unit, [*before, *found], skip))
             if differing and entry.get('eot') == 1:
@@ -214,9 +211,13 @@ class RobustTestLoop(TestLoop):
             if entry is checked[1]:
                 attacked = record
             if entry['role'] == 'attack':
+                met.append((entry, found))
                 before += found
             same = [e['key'] for _, e in entries if budget_of(e) == budget_of(entry)]
-            if entry['key'] == same[-1] and len(before) > 2:
+            own = [
+                r for e, runs in met if budget_of(e) == budget_of(entry) for r in runs
+            ]
+            if entry['key'] == same[-1] and len(own) > 1:
                 self._add_ensemble(entry, before)
         sanity = dict(images=self.few, clean_runs_differ=differing)
         if checked[1] is not None:
@@ -224,6 +225,7 @@ class RobustTestLoop(TestLoop):
                 extra = dict(noise=extra['noise'])
             figures = {k: self.runs.run(unit, [first]) for k, unit in extra.items()}
             name = name_of(checked[1])
+            attacked = figures.pop('attacked', attacked)
             told, reasons = check_controls(name, first, attacked, figures)
             checked[1]['reasons'] += reasons
             sanity |= told
@@ -237,42 +239,18 @@ class RobustTestLoop(TestLoop):
         self.more = dict(complete=True, sanity=sanity, gallery=gallery)
         self._write()
 
-    def _evaluate(self, record: RobustRecord) -> dict[str, float]:
-        """The evaluator's metrics; mmengine collects them in the dataset's order."""
-        for i in range(self.runs.rank, self.images, self.runs.world):
-            sample = copy.deepcopy(self.runs.sample(i))
-            sample.pred_instances = InstanceData(**record.detections[i])
-            self.evaluator.process(data_samples=[sample])
-        found = self.evaluator.evaluate(self.images)
-        found = {k: float(v) for k, v in found.items() if isinstance(v, Real)}
-        if self.results:  # COCO has no figure where nothing was detected
-            return {k: found.get(k, 0.0) for k in self.results[0]['metrics']}
-        if not found:
-            raise ValueError(
-                'The model detects nothing on the clean images; there is nothing to '
-                'attack (is it the right checkpoint?).'
-            )
-        return found
-
     def _add(self, entry: dict, runs: list[RobustRecord]) -> RobustRecord:
         """Measure an entry, of each image the run of highest objective; write it."""
         losses = np.stack([run.loss for run in runs])
         best = np.nan_to_num(losses, nan=-np.inf).argmax(0)
         record = RobustRecord.choose(runs, best)
-        entry |= dict(num_images=self.images, metrics=self._evaluate(record))
+        entry |= dict(num_images=self.images, metrics=self.metrics.measure(record))
         if len(runs) > 1:
             worst = RobustRecord.worst(runs)
-            entry['metrics_worst_case'] = self._evaluate(worst)
+            entry['metrics_worst_case'] = self.metrics.measure(worst)
         entry['image_ap'] = float(record.ap.mean())
         if self.runs.rank == 0:
-            samples = [self.runs.sample(i) for i in range(self.images)]
-            how = {}
-            for metric in self.evaluator.metrics:
-                if isinstance(metric, VOCMetric):
-                    how = dict(eval_mode=metric.eval_mode, use_legacy_coordinate=True)
-            classes = self.dataloader.dataset.metainfo['classes']
-            given = record.detections, samples, classes, self.runs.gt_scale
-            entry['per_class'] = class_aps(*given, **how)
+            entry['per_class'] = self.metrics.per_class(record)
         stats = asdict(record.stats)
         cost = {k: stats.pop(k) for k in ('grad_evals', 'queries')}
         cost |= dict(seconds=round(record.seconds, 2), peak_mem=record.peak_mem)
@@ -291,13 +269,14 @@ class RobustTestLoop(TestLoop):
         return record
 
     def _add_ensemble(self, last: dict, runs: list[RobustRecord]) -> None:
-        """Per image the worst of no attack and all attacks at one budget."""
+        """Per image the worst of no attack and all attacks within one budget."""
         rows = [r for r in self.results[1:] if budget_of(r) == budget_of(last)]
         rows = [r for r in rows if r['role'] == 'attack']
         entry = dict(attack='ensemble', label='ensemble', role='ensemble', reasons=[])
         entry |= dict(norm=last['norm'], eps=last['eps'])
         entry |= dict(key=key_of(entry), members=[row['key'] for row in rows])
-        record = RobustRecord.ensemble(runs)
+        margins = np.array([self.metrics.margins(run) for run in runs])
+        record = RobustRecord.ensemble(runs, margins)
         record.stats, record.seconds = AttackStats(), 0.0  # counted in its members
         self._add(entry, [record])
 
@@ -325,7 +304,7 @@ class RobustTestLoop(TestLoop):
             parameters = unwrap(runner.model).parameters()
             trained = sum(p.numel() for p in parameters if p.requires_grad)
             cost = dict(trainable_params=trained, train_seconds=self.train_seconds)
-            more = dict(name=self.name, cost=cost, **self.more)
+            more = dict(name=self.name, protocol=self.protocol, cost=cost, **self.more)
             weights = runner._load_from or ''
             self.report = write_robustness(
                 self.out, runner.cfg, weights, self.results, **more
