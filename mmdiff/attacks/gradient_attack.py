@@ -68,7 +68,7 @@ class GradientAttack(ObjectiveAttack):
     def update(self, trace: Trace, grad: Tensor, loss: float, step: int) -> Tensor:
         """The next iterate, in the budget; objective and gradient: at ``trace.adv``."""
 
-    def _set_step_size(self, step_size: float | None, default: float) -> None:
+    def _set_step_size(self, step_size: float | None, default: float | None) -> None:
         if step_size is not None and not step_size > 0:
             raise ValueError(f'step_size={step_size} must be above 0, in pixel units.')
         self.step_size = default if step_size is None else step_size

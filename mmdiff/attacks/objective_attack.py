@@ -30,9 +30,8 @@ class ObjectiveAttack(Attack):
             fresh noise (expectation over transformation, Athalye et al. 2018).
         proposals: On two-stage detectors, ``'fixed'``: the RoI head's losses are those
             on the proposals for the clean image, equally sampled at every step;
-            ``'moving'``: each iterate has its own, by which a loss may fall unseen by
-            the gradient, with fewer proposals on objects. (The default: of five pairs
-            on a trained Faster R-CNN, 16 images, its mAP was never the higher one.)
+            ``'moving'``: each iterate has its own, as the model computes its losses;
+            they may fall unseen by the gradient, with fewer proposals on objects.
         **kwargs: See :class:`Attack`.
 
     Raises:

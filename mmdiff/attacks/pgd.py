@@ -11,15 +11,21 @@ from .gradient_attack import GradientAttack, Trace
 class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018) on a detector or classifier.
 
+    On two-stage detectors it ascends on the losses as the model computes them, each
+    iterate with its own proposals; steps that fall and the best iterate make it
+    stronger than constant steps and the last one (measured in docs/evaluation.md).
+
     Args:
         eps: Budget in pixel units (8 is 8/255).
-        step_size: Step in the same units; ``None`` is ``2.5 * eps / steps``.
+        step_size: Constant step in the same units; ``None``: the steps fall linearly
+            from ``eps`` to ``eps / steps``.
         steps: Number of steps.
         norm: ``'linf'`` (step along the sign) or ``'l2'`` (along the unit gradient).
-        random_start, restarts, objective, eot, **kwargs: See :class:`GradientAttack`.
+        random_start, restarts, objective, eot, proposals, **kwargs: See
+            :class:`GradientAttack`.
 
     Example:
-        >>> attack = PGD(eps=8, steps=20, objective='cls')
+        >>> attack = PGD(eps=8, steps=20, step_size=1.0, objective='cls')
         >>> attack.threat_model()['step_size']
         1.0
     """
@@ -34,12 +40,15 @@ class PGD(GradientAttack):
         restarts: int = 1,
         objective: str = 'total',
         eot: int = 1,
+        proposals: str = 'moving',
         **kwargs,
     ) -> None:
         kwargs.update(norm=norm, restarts=restarts, objective=objective, eot=eot)
-        super().__init__(eps, steps, random_start, **kwargs)
-        self._set_step_size(step_size, 2.5 * eps / steps)
+        super().__init__(eps, steps, random_start, proposals=proposals, **kwargs)
+        self._set_step_size(step_size, None)
 
     def update(self, trace: Trace, grad: Tensor, loss: float, step: int) -> Tensor:
-        adv = trace.adv + self.step_size * self._direction(grad)
-        return self.project(adv, trace.clean)
+        size = self.step_size
+        if size is None:
+            size = self.eps * (1 - step / self.steps)
+        return self.project(trace.adv + size * self._direction(grad), trace.clean)

@@ -40,11 +40,16 @@ def controls(attack: GradientAttack) -> dict[str, Attack]:
     found = dict(noise=RandomNoise(eps, attack.norm, **alike))
     # Twice the steps; ten more if there are fewer, to find those that are too few.
     steps = attack.steps + max(10, attack.steps)
-    size = min(settings(attack).get('step_size', eps), 2.5 * eps / steps)
-    found['longer'] = variant(attack, steps=steps, step_size=size, restarts=1)
-    large = max(LARGE, eps) if linf else 8 * eps
-    size = 2.5 * large / steps
-    found['large'] = variant(attack, eps=large, steps=steps, step_size=size, restarts=1)
+    size = settings(attack).get('step_size')
+    longer, large = dict(steps=steps, restarts=1), max(LARGE, eps) if linf else 8 * eps
+    larger = dict(longer, eps=large)
+    if size is not None:  # a constant step; else the attack sees to it
+        longer['step_size'] = min(size, 2.5 * eps / steps)
+        larger['step_size'] = 2.5 * large / steps
+    found['longer'], found['large'] = (
+        variant(attack, **longer),
+        variant(attack, **larger),
+    )
     alike |= {k: getattr(attack, k) for k in ('norm', 'objective', 'eot', 'proposals')}
     found['square'] = Square(eps, QUERIES_PER_STEP * attack.steps, **alike)
     return found

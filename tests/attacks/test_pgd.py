@@ -6,6 +6,7 @@ from conftest import CONFIGS, batch_of
 
 from mmdiff import PGD
 from mmdiff.attacks import GradientBlocked
+from mmdiff.attacks.gradient_attack import Trace
 from mmdiff.attacks.objectives import objective, to_input_scale
 
 
@@ -52,6 +53,16 @@ def test_more_steps_more_loss(make_detector, head):
         attack(model, batch_of())
         ends.append(attack.stats.losses[steps])
     assert ends[0] < ends[2] and ends[1] < ends[2]
+
+
+def test_steps_fall_to_one_part_unless_given():
+    x = torch.full((3, 8, 8), 100.0)
+    for step_size, sizes in ((None, [8, 6, 4, 2]), (1.5, [1.5] * 4)):
+        attack = PGD(eps=8, steps=4, step_size=step_size)
+        steps = [
+            attack.update(Trace(x, x, x), torch.ones_like(x), 0.0, k) for k in range(4)
+        ]
+        assert [(adv - x).max().item() for adv in steps] == sizes
 
 
 def test_restarts_keep_the_highest_loss(make_detector):

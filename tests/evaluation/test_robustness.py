@@ -175,7 +175,11 @@ def test_settings_of_the_controls():
     assert isinstance(made['noise'], RandomNoise) and made['noise'].eps == 4
     assert made['square'].steps == 60 and made['square'].quantize
     assert all(a.seed == 3 for a in made.values())
-    assert controls(PGD(eps=8, steps=1))['longer'].step_size == 20 / 11
+    one = controls(PGD(eps=8, steps=1, step_size=8))
+    assert one['longer'].step_size == 20 / 11
+    falling = controls(PGD(eps=8, steps=5))
+    assert falling['longer'].steps == 15 and falling['longer'].step_size is None
+    assert falling['large'].step_size is None
     assert controls(APGD(steps=3))['longer'].steps == 13
     two = controls(PGD(eps=300, norm='l2'))
     assert two['square'].norm == 'l2' and two['large'].eps == 2400

@@ -129,8 +129,8 @@ def main() -> None:
     dataset, batches = runner.test_dataloader.dataset, list(runner.test_dataloader)
     scale = ground_truth_scale(dataset)
     common = dict(eps=args.eps, steps=args.steps, gt_scale=scale, seed=args.seed)
-    alike = dict(common, random_start=False, proposals='moving', keep_best=False)
-    step_size = PGD(**common).step_size
+    step_size = 2.5 * args.eps / args.steps
+    alike = dict(common, step_size=step_size, random_start=False, keep_best=False)
     art = art_pgd(model, args.eps, step_size, args.steps)
 
     def ours(**settings) -> Callable:
@@ -145,6 +145,7 @@ def main() -> None:
         'ours, as ART': ours(**alike),
         'ours, no random start': ours(**common, random_start=False),
         'ours, default': ours(**common),
+        'ours, fixed proposals': ours(**common, proposals='fixed'),
     }
     device = next(model.parameters()).device
     clock = time.process_time if device.type == 'cpu' else time.perf_counter
@@ -178,7 +179,8 @@ def main() -> None:
         cells = largest, *means, metric, np.mean(aps), cost
         table.add_row(name, *(f'{value:.3f}' for value in cells))
     table.title = (
-        f'{len(dataset)} images, eps {args.eps:g}, {args.steps} steps of {step_size:g}'
+        f'{len(dataset)} images, eps {args.eps:g}, {args.steps} steps (ART: of '
+        f'{step_size:g}), seed {args.seed}'
     )
     Console(width=88).print(table)
 

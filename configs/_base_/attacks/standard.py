@@ -9,8 +9,8 @@ test_cfg = dict(
     attacks=[
         dict(type='mmdiff.APGD', eps=8, steps=50),
         dict(type='mmdiff.APGD', eps=8, steps=50, objective='cls'),
-        dict(type='mmdiff.DAG', eps=8),
+        dict(type='mmdiff.DAG', eps=8, steps=50),
         dict(type='mmdiff.APGD', eps=8, steps=50, objective='vanishing'),
-        dict(type='mmdiff.Square', eps=8, steps=1000),
+        dict(type='mmdiff.Square', eps=8, steps=500),
     ],
 )
