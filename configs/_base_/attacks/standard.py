@@ -11,6 +11,6 @@ test_cfg = dict(
         dict(type='mmdiff.APGD', eps=8, steps=50, objective='cls'),
         dict(type='mmdiff.DAG', eps=8, steps=50),
         dict(type='mmdiff.APGD', eps=8, steps=50, objective='vanishing'),
-        dict(type='mmdiff.Square', eps=8, steps=500),
+        dict(type='mmdiff.Square', eps=8, steps=200),
     ],
 )
