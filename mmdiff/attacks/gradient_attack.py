@@ -40,9 +40,7 @@ class GradientAttack(ObjectiveAttack):
     Args:
         random_start: Start anywhere in the budget instead of at the image.
         keep_best: Return, of all iterates of an image, the one with the highest
-            objective instead of the last one; all are measured with the same random
-            sampling of the heads. (The default: it never ends below the last iterate,
-            for the price of one more forward pass.)
+            objective instead of the last one, for the price of one more forward pass.
         **kwargs: See :class:`ObjectiveAttack`.
 
     Raises:
@@ -51,6 +49,9 @@ class GradientAttack(ObjectiveAttack):
     """
 
     reported = (*ObjectiveAttack.reported, 'step_size', 'random_start', 'keep_best')
+    # Whether heads sample anew at each step (where proposals move): gradients then
+    # serve no one sample, but objectives of two steps differ by chance as well.
+    resample = False
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class GradientAttack(ObjectiveAttack):
         for x, image_id in zip(images, ids):
             start = self._start(x, image_id, restart)
             traces.append(Trace(x, start, start))
-        same = self.keep_best or self.proposals == 'fixed'
+        same = self.proposals == 'fixed' or (self.keep_best and not self.resample)
         for step in range(self.steps):
             noise_seed = self.seed_of(ids[0], restart, step)
             what = ('final',) if same else (restart, step)

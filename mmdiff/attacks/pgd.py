@@ -11,9 +11,9 @@ from .gradient_attack import GradientAttack, Trace
 class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018) on a detector or classifier.
 
-    On two-stage detectors it ascends on the losses as the model computes them, each
-    iterate with its own proposals; steps that fall and the best iterate make it
-    stronger than constant steps and the last one (measured in docs/evaluation.md).
+    On two-stage detectors it ascends on the losses as the model computes them: each
+    iterate has its own proposals and samples. Falling steps and the best iterate reach
+    higher losses than constant steps and the last one (see docs/evaluation.md).
 
     Args:
         eps: Budget in pixel units (8 is 8/255).
@@ -29,6 +29,8 @@ class PGD(GradientAttack):
         >>> attack.threat_model()['step_size']
         1.0
     """
+
+    resample = True
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ import torch
 from conftest import CONFIGS, batch_of
 
 from mmdiff import PGD
-from mmdiff.attacks import GradientBlocked
+from mmdiff.attacks import APGD, GradientBlocked
 from mmdiff.attacks.gradient_attack import Trace
 from mmdiff.attacks.objectives import objective, to_input_scale
 
@@ -49,7 +49,7 @@ def test_more_steps_more_loss(make_detector, head):
     model = make_detector(head, 'diffusion')
     ends = []
     for steps in (1, 4, 16):
-        attack = PGD(eps=8, steps=steps + 1)
+        attack = PGD(eps=8, steps=steps + 1, proposals='fixed')  # sampled alike
         attack(model, batch_of())
         ends.append(attack.stats.losses[steps])
     assert ends[0] < ends[2] and ends[1] < ends[2]
@@ -63,6 +63,24 @@ def test_steps_fall_to_one_part_unless_given():
             attack.update(Trace(x, x, x), torch.ones_like(x), 0.0, k) for k in range(4)
         ]
         assert [(adv - x).max().item() for adv in steps] == sizes
+
+
+def test_heads_sample_anew_at_each_step_only_where_proposals_move(make_detector):
+    model, batch = make_detector('faster-rcnn', 'resnet'), batch_of()
+    for kind, proposals, count in (
+        (PGD, 'moving', 3),
+        (PGD, 'fixed', 1),
+        (APGD, 'moving', 1),  # it compares objectives from step to step
+    ):
+        seen = set()
+
+        class Watched(kind):
+            def _gradient(self, model, adv, samples, seeds, *args, seen=seen):
+                seen.update(seeds)
+                return super()._gradient(model, adv, samples, seeds, *args)
+
+        Watched(eps=4, steps=3, proposals=proposals)(model, batch)
+        assert len(seen) == count
 
 
 def test_restarts_keep_the_highest_loss(make_detector):
