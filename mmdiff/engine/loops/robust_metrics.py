@@ -3,6 +3,7 @@
 import copy
 from numbers import Real
 
+import numpy as np
 from mmdet.evaluation import VOCMetric
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
@@ -79,6 +80,10 @@ class RobustMetrics:
         classes = self.runs.dataset.metainfo['classes']
         given = record.detections, samples, classes, self.runs.gt_scale
         return class_aps(*given, **how)
+
+    def mean_ap(self, record: RobustRecord) -> float:
+        """Mean of :meth:`per_class`."""
+        return float(np.mean(list(self.per_class(record).values())))
 
     def margins(self, record: RobustRecord) -> list[float]:
         """:func:`mmdiff.evaluation.image_margin` of every image."""

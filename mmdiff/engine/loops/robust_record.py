@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -137,23 +137,26 @@ class RobustRecord:
         return cls.choose(runs, np.stack([run.ap for run in runs]).argmin(0))
 
     @classmethod
-    def ensemble(
+    def ensembles(
         cls, runs: Sequence['RobustRecord'], margins: np.ndarray
-    ) -> 'RobustRecord':
-        """Of each image the run of lowest AP; the clean run is the first.
+    ) -> Iterator['RobustRecord']:
+        """What an adversary with several attacks may do; the clean run is the first.
 
-        Of equals above 0 the one of lowest margin: the same objects are found, but with
-        lower scores or below more false ones, which counts over the set. Of equals at 0
-        the first run, so that images that fell need no further attack.
+        Images that one of them brought to AP 0 are as the first of those left them (no
+        further attack is needed). All others are, first, as the run of lowest AP left
+        them, of equals the one of lowest margin: the same objects are found, but with
+        lower scores or below more false ones, which counts over the set. Then, as no
+        choice by image is the best one over the set: all as one attack left them.
 
         Args:
             runs: On the same images.
             margins: Of each run and image (:func:`mmdiff.evaluation.image_margin`).
         """
         aps = np.stack([run.ap for run in runs])
-        lowest = aps.min(0)
-        tied = np.where((aps == lowest) & (lowest > 0), margins, np.inf).argmin(0)
-        return cls.choose(runs, np.where(lowest > 0, tied, aps.argmin(0)))
+        lowest, first = aps.min(0), aps.argmin(0)
+        tied = np.where(aps == lowest, margins, np.inf).argmin(0)
+        for pick in (tied, *range(1, len(runs))):
+            yield cls.choose(runs, np.where(lowest > 0, pick, first))
 
 
 _NUMBERS = ('seconds', 'peak_mem', 'blocked')

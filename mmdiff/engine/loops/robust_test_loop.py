@@ -47,10 +47,9 @@ class RobustTestLoop(TestLoop):
 
     The runner's own evaluator measures each attack; its metrics come back as
     ``clean/pascal_voc/mAP``, ``apgd_total_eps4/pascal_voc/mAP`` and so on. At each
-    budget with several attacks (or restarts), ``ensemble`` takes per image the
-    detections with the lowest AP at IoU 0.5: of the clean ones and those of each attack
-    within the budget, smaller ones included; of equals those whose scores harm most, at
-    AP 0 the first.
+    budget with several attacks (or restarts), ``ensemble`` is the worst that they do
+    together, image by image and over the set, smaller budgets included (see
+    :meth:`RobustRecord.ensembles`); its ``image_ap`` is the lowest of each image.
 
     All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
     for this model, its weights, these images and the batch size. Killed at any moment
@@ -269,16 +268,18 @@ class RobustTestLoop(TestLoop):
         return record
 
     def _add_ensemble(self, last: dict, runs: list[RobustRecord]) -> None:
-        """Per image the worst of no attack and all attacks within one budget."""
+        """The worst of no attack and all attacks within one budget."""
         rows = [r for r in self.results[1:] if budget_of(r) == budget_of(last)]
         rows = [r for r in rows if r['role'] == 'attack']
         entry = dict(attack='ensemble', label='ensemble', role='ensemble', reasons=[])
         entry |= dict(norm=last['norm'], eps=last['eps'])
         entry |= dict(key=key_of(entry), members=[row['key'] for row in rows])
         margins = np.array([self.metrics.margins(run) for run in runs])
-        record = RobustRecord.ensemble(runs, margins)
+        ways = RobustRecord.ensembles(runs, margins)
+        record = min(ways, key=self.metrics.mean_ap)
         record.stats, record.seconds = AttackStats(), 0.0  # counted in its members
         self._add(entry, [record])
+        entry['image_ap'] = float(np.stack([run.ap for run in runs]).min(0).mean())
 
     def _draw_gallery(self, entries: list) -> list[dict]:
         """Clean image, attacked image and change, under the strongest attack."""
