@@ -439,6 +439,25 @@ def test_what_a_small_budget_finds_a_larger_one_has_too(robust):
         assert skip or entries['idle_total_eps32']['image_ap'] > small['image_ap']
 
 
+def test_the_ensemble_is_the_lowest_of_its_ways(robust, monkeypatch):
+    """One attack for all survivors counts where it harms more than choices by image."""
+    ensembles, ways = RobustRecord.ensembles, []
+
+    def watched(runs, margins):
+        by_image, *others = ensembles(runs, margins)
+        ways.extend([runs[0], by_image, *others])  # as if choices by image did nothing
+        return [runs[0], *others]
+
+    monkeypatch.setattr(RobustRecord, 'ensembles', watched)
+    attacks = [dict(type='mmdiff.Idle', eps=8), dict(type='mmdiff.PGD', eps=8, steps=5)]
+    runner = robust(attacks)
+    entry = run(runner)['results'][-1]
+    clean, _, idle, pgd = map(runner.test_loop.metrics.mean_ap, ways)
+    assert clean >= idle > pgd
+    assert entry['role'] == 'ensemble'
+    assert main_metric(entry) == pytest.approx(pgd, abs=1e-6)
+
+
 def test_the_checks_see_the_attack_in_full_when_the_fooled_are_skipped(robust):
     """Else images that other attacks brought down would count for this one."""
     attacks = [dict(type='mmdiff.PGD', eps=[24, 32], steps=5)]
