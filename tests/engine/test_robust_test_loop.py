@@ -328,16 +328,36 @@ def test_other_weights_or_data_begin_anew(robust, weights, tmp_path, counted):
     run(runner)
     assert counted.images == 2 * once
     assert any('holds runs of another model, weights or data' in line for line in told)
-    run(robust(attacks, data=dict(indices=2)))
-    assert counted.images > 2 * once
+    run(robust(attacks, data=dict(indices=[1, 0, 3, 2])))  # other batches
+    assert counted.images == 3 * once
+    run(robust(attacks, data=dict(test_mode=False)))
+    assert counted.images == 4 * once
     assert len(list((tmp_path / 'work' / 'robust_state').iterdir())) == 3
+
+
+@pytest.mark.parametrize('skip_fooled', [False, True])
+def test_more_images_cost_only_themselves(robust, counted, skip_fooled):
+    attacks = [
+        dict(type='mmdiff.Counted', eps=eps, steps=2, objective=objective)
+        for eps in (8, 16)
+        for objective in ('total', 'cls')
+    ]
+    whole = run(robust(attacks, 'whole', skip_fooled=skip_fooled))
+    images, counted.images = counted.images, 0
+    run(robust(attacks, data=dict(indices=3), skip_fooled=skip_fooled))
+    few, counted.images = counted.images, 0
+    assert same(run(robust(attacks, skip_fooled=skip_fooled))) == same(whole)
+    # The third image was a batch by itself, and is now one with the fourth.
+    assert 0 < counted.images < few < images
+    if not skip_fooled:
+        assert counted.images == 2 * len(attacks)
 
 
 def test_state_is_tensors_only(robust, tmp_path):
     run(robust([PGD4]))
     files = list((tmp_path / 'work' / 'robust_state').rglob('*.*'))
     assert files and {file.suffix for file in files} == {'.safetensors'}
-    name = f'{files[0].parent.parent.name}/{files[0].parent.name}/{int(files[0].stem)}'
+    name = f'{files[0].parent.parent.name}/{files[0].parent.name}/{files[0].stem}'
     record = RobustRecord.load(files[0], 2, name)
     assert RobustRecord.load(files[0], 3, name) is None
     again = tmp_path / 'again.safetensors'
@@ -350,10 +370,9 @@ def test_a_state_file_of_another_run_is_refused(robust):
     run(robust([dict(PGD4, seed=1)]))
     folder = next((Path(robust([]).work_dir) / 'robust_state').iterdir())
     ours, theirs = sorted(folder.glob('pgd*'))
-    (ours / '000000.safetensors').write_bytes(
-        (theirs / '000000.safetensors').read_bytes()
-    )
-    message = f'000000.safetensors is a file of another run .*{theirs.name}.*--fresh'
+    ours, other = (min(folder.iterdir()) for folder in (ours, theirs))
+    ours.write_bytes(other.read_bytes())
+    message = f'{ours.name} is a file of another run .*{theirs.name}.*--fresh'
     with pytest.raises(ValueError, match=message):
         run(robust([PGD4, dict(PGD4, seed=1)]))
     assert run(robust([PGD4], fresh=True))['complete']

@@ -56,12 +56,17 @@ class RobustRuns:
         self._samples: dict = {}
 
     def open(self, fresh: bool) -> None:
-        """Find the folder of this model on these images; ``fresh``: empty it."""
+        """Find the folder of this model on these data; ``fresh``: empty it."""
         model, cfg = unwrap(self.runner.model), self.runner.cfg
-        parts = [VERSION, self.batch, self.fp16, self.gt_scale, self.images]
-        parts += [cfg.model.to_dict(), cfg.test_dataloader.dataset.to_dict()]
+        data = cfg.test_dataloader.dataset.to_dict()
+        self._infos = [''] * self.images
         if hasattr(self.dataset, 'get_data_info'):
-            parts += [self.dataset.get_data_info(i) for i in range(self.images)]
+            # Batches know their images, so a run on more of them goes on from here.
+            data.pop('indices', None)
+            infos = map(self.dataset.get_data_info, range(self.images))
+            self._infos = [digest(info) for info in infos]
+        parts = [VERSION, self.batch, self.fp16, self.gt_scale]
+        parts += [cfg.model.to_dict(), data]
         parts += [digest_weights(model), next(model.parameters()).device.type]
         root = Path(self.runner.work_dir) / 'robust_state'
         self.folder = root / digest(parts)
@@ -96,22 +101,23 @@ class RobustRuns:
             FileNotFoundError: If ranks do not share ``work_dir``.
             ValueError: If a file there is of another run.
         """
-        parts = [unit.images, type(unit.attack).__name__]
+        parts = [type(unit.attack).__name__]
         if unit.attack is not None:
             unit.attack.gt_scale = self.gt_scale
             parts.append(_describe(unit.attack))
-        fooled, carried = np.zeros(unit.images, bool), []
+        fooled = np.zeros(unit.images, bool)
         if skip:
-            aps = np.stack([record.ap for record in before])
-            fooled = aps.min(0) == 0
-            carried = [before[k].detections[i] for i, k in enumerate(aps.argmin(0))]
-            parts.append([fooled.tolist(), aps.argmin(0)[fooled].tolist()])
+            worst = RobustRecord.worst(before)
+            fooled = worst.ap == 0
         folder = self.folder / f'{unit.name.replace(" ", "_")}-{digest(parts)}'
         folder.mkdir(exist_ok=True)
         starts = range(0, unit.images, self.batch)
         spans = [range(k, min(k + self.batch, unit.images)) for k in starts]
-        files = [folder / f'{k:06d}.safetensors' for k in starts]
-        names = [f'{self.folder.name}/{folder.name}/{k}' for k in starts]
+        files = []
+        for span in spans:
+            of = digest([self._infos[span.start : span.stop], fooled[span].tolist()])
+            files.append(folder / f'{span.start:06d}-{of}.safetensors')
+        names = [f'{self.folder.name}/{folder.name}/{file.stem}' for file in files]
         todo = []
         for k in range(self.rank, len(spans), self.world):
             if RobustRecord.load(files[k], len(spans[k]), names[k]) is None:
@@ -125,9 +131,6 @@ class RobustRuns:
             start = time.perf_counter()
             out = fooled[spans[k]].tolist()
             record = self._run_batch(unit, spans[k], batch, out, before)
-            for place, (i, left_out) in enumerate(zip(spans[k], out)):
-                if left_out:
-                    record.detections[place], record.ap[place] = carried[i], 0.0
             record.seconds = time.perf_counter() - start
             record.save(files[k], names[k])
             weight = unit.weight * len(spans[k])
@@ -149,7 +152,10 @@ class RobustRuns:
                 f'Rank {self.rank} does not see {files[records.index(None)]}; all '
                 'ranks must share work_dir.'
             )
-        return RobustRecord.join(records)
+        record = RobustRecord.join(records)
+        for i in np.flatnonzero(fooled):  # files have what was found without an attack
+            record.detections[i], record.ap[i] = worst.detections[i], 0.0
+        return record
 
     def _load(self, spans: list[range]) -> Iterable[dict]:
         """Batches of exactly these images, loaded as the dataloader would."""

@@ -52,9 +52,10 @@ class RobustTestLoop(TestLoop):
     :meth:`RobustRecord.ensembles`); its ``image_ap`` is the lowest of each image.
 
     All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
-    for this model, its weights, these images and the batch size. Killed at any moment
+    for this model, its weights, the dataset and the batch size. Killed at any moment
     and started again, a run gives the numbers of an uninterrupted one, on any number of
-    ranks (they must share ``work_dir``); of attacks added later only these are run.
+    ranks (they must share ``work_dir``); of attacks or images added later only these
+    are run.
     Hooks are called around the whole run, not at its batches.
 
     Args:
