@@ -30,6 +30,12 @@ def _match(found: dict, truth: dict, label: int, **kwargs) -> tuple[np.ndarray, 
     return score, tp[0], fp[0]
 
 
+def _matches(found: dict, truth: dict, legacy: bool) -> list[tuple[np.ndarray, ...]]:
+    """:func:`_match` of each class that is detected."""
+    labels = np.unique(found['labels'].numpy())
+    return [_match(found, truth, k, use_legacy_coordinate=legacy) for k in labels]
+
+
 def _class_ap(
     found: Sequence[dict],
     truths: Sequence[dict],
@@ -53,38 +59,44 @@ def _class_ap(
     return float(average_precision(tp / objects, precision, eval_mode))
 
 
-def image_ap(found: dict, sample, gt_scale: str = 'original') -> float:
+def image_ap(
+    found: dict, sample, gt_scale: str = 'original', use_legacy_coordinate: bool = False
+) -> float:
     """Mean AP at IoU 0.5 over the classes that one image shows, in 0..1.
 
-    An image without objects has ``1 - highest score``: there detections only harm.
+    An image without objects has ``1 - highest false score``: there detections only
+    harm, but for those of ignored ("difficult") objects.
 
     Args:
         found: ``bboxes`` (K, 4), ``scores``, ``labels`` (K,), tensors on the CPU.
         sample: Data sample with the ground truth.
         gt_scale: Of the ground truth (see :class:`mmdiff.attacks.Attack`).
+        use_legacy_coordinate: A box from 0 to 9 is 10 wide, as VOCMetric has it.
     """
-    truth = _truth(sample, gt_scale)
+    truth, legacy = _truth(sample, gt_scale), use_legacy_coordinate
     if len(truth['labels']) == 0:
-        return 1 - max(found['scores'].tolist(), default=0.0)
-    shown = np.unique(truth['labels'])
-    return float(np.mean([_class_ap([found], [truth], label) for label in shown]))
+        matches = _matches(found, truth, legacy)
+        return 1 - max((float((s * fp).max()) for s, _, fp in matches), default=0.0)
+    aps = [
+        _class_ap([found], [truth], label, use_legacy_coordinate=legacy)
+        for label in np.unique(truth['labels'])
+    ]
+    return float(np.mean(aps))
 
 
-def image_margin(found: dict, sample, gt_scale: str = 'original') -> float:
+def image_margin(
+    found: dict, sample, gt_scale: str = 'original', use_legacy_coordinate: bool = False
+) -> float:
     """Summed scores of true detections at IoU 0.5, less those of false ones.
 
     Of two results with the same AP on one image, the one with less of this harms the AP
     over many images more: there scores decide what comes first.
 
     Args:
-        found, sample, gt_scale: As of :func:`image_ap`.
+        found, sample, gt_scale, use_legacy_coordinate: As of :func:`image_ap`.
     """
-    truth = _truth(sample, gt_scale)
-    total = 0.0
-    for label in np.unique(found['labels'].numpy()):
-        score, tp, fp = _match(found, truth, label)
-        total += float((score * (tp - fp)).sum())
-    return total
+    matches = _matches(found, _truth(sample, gt_scale), use_legacy_coordinate)
+    return float(sum((score * (tp - fp)).sum() for score, tp, fp in matches))
 
 
 def class_aps(

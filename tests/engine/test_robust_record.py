@@ -16,6 +16,6 @@ def test_ensembles_of_attacks(monkeypatch):
     runs = [SimpleNamespace(ap=np.array(ap)) for ap in aps.values()]
     margins = np.array([[0.9, 0, 9, 9, 0], [0.2, 9, 0, 0, 9], [0.4, 9, 0, 0, 0]])
     by_image, by_first, by_second = RobustRecord.ensembles(runs, margins)
-    assert by_image == [1, 2, 0, 0, 1]
-    assert by_first == [1, 1, 0, 1, 1]  # at AP 0 the first run that brought it there
-    assert by_second == [2, 2, 0, 2, 1]
+    assert by_image == [1, 2, 1, 0, 1]
+    assert by_first == [1, 1, 1, 1, 1]  # at AP 0 the first attack that brought it there
+    assert by_second == [2, 2, 1, 2, 1]

@@ -72,10 +72,10 @@ class RobustMetrics:
 
     def per_class(self, record: RobustRecord) -> dict[str, float]:
         """AP at IoU 0.5 by class, as the VOC metric counts it if that is in use."""
-        how = {}
+        how = dict(use_legacy_coordinate=self.runs.legacy)
         for metric in self.evaluator.metrics:
             if isinstance(metric, VOCMetric):
-                how = dict(eval_mode=metric.eval_mode, use_legacy_coordinate=True)
+                how['eval_mode'] = metric.eval_mode
         samples = [self.runs.sample(i) for i in range(self.runs.images)]
         classes = self.runs.dataset.metainfo['classes']
         given = record.detections, samples, classes, self.runs.gt_scale
@@ -87,7 +87,8 @@ class RobustMetrics:
 
     def margins(self, record: RobustRecord) -> list[float]:
         """:func:`mmdiff.evaluation.image_margin` of every image."""
+        runs = self.runs
         return [
-            image_margin(found, self.runs.sample(i), self.runs.gt_scale)
+            image_margin(found, runs.sample(i), runs.gt_scale, runs.legacy)
             for i, found in enumerate(record.detections)
         ]

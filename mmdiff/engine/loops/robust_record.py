@@ -142,7 +142,7 @@ class RobustRecord:
     ) -> Iterator['RobustRecord']:
         """What an adversary with several attacks may do; the clean run is the first.
 
-        Images that one of them brought to AP 0 are as the first of those left them (no
+        Images that an attack brought to AP 0 are as the first of those left them (no
         further attack is needed). All others are, first, as the run of lowest AP left
         them, of equals the one of lowest margin: the same objects are found, but with
         lower scores or below more false ones, which counts over the set. Then, as no
@@ -153,10 +153,10 @@ class RobustRecord:
             margins: Of each run and image (:func:`mmdiff.evaluation.image_margin`).
         """
         aps = np.stack([run.ap for run in runs])
-        lowest, first = aps.min(0), aps.argmin(0)
-        tied = np.where(aps == lowest, margins, np.inf).argmin(0)
+        fooled, first = aps[1:].min(0) == 0, 1 + aps[1:].argmin(0)
+        tied = np.where(aps == aps.min(0), margins, np.inf).argmin(0)
         for pick in (tied, *range(1, len(runs))):
-            yield cls.choose(runs, np.where(lowest > 0, pick, first))
+            yield cls.choose(runs, np.where(fooled, first, pick))
 
 
 _NUMBERS = ('seconds', 'peak_mem', 'blocked')

@@ -39,12 +39,19 @@ class RobustRuns:
         dataloader: Of the test set.
         fp16: Autocast the predictions.
         interval: Batches between two lines of progress.
+        legacy: Boxes as VOCMetric has them (:func:`mmdiff.evaluation.image_ap`).
     """
 
     def __init__(
-        self, runner: Runner, dataloader: DataLoader, fp16: bool, interval: int
+        self,
+        runner: Runner,
+        dataloader: DataLoader,
+        fp16: bool,
+        interval: int,
+        legacy: bool,
     ) -> None:
         self.runner = runner
+        self.legacy = legacy
         self.dataloader = dataloader
         self.dataset = dataloader.dataset
         self.fp16 = fp16
@@ -65,7 +72,7 @@ class RobustRuns:
             data.pop('indices', None)
             infos = map(self.dataset.get_data_info, range(self.images))
             self._infos = [digest(info) for info in infos]
-        parts = [VERSION, self.batch, self.fp16, self.gt_scale]
+        parts = [VERSION, self.batch, self.fp16, self.gt_scale, self.legacy]
         parts += [cfg.model.to_dict(), data]
         parts += [digest_weights(model), next(model.parameters()).device.type]
         root = Path(self.runner.work_dir) / 'robust_state'
@@ -95,7 +102,9 @@ class RobustRuns:
         Args:
             unit: The run.
             before: Records of the clean run and of earlier attacks within the budget.
-            skip: Images that one of them brought to AP 0 keep its detections.
+            skip: Images that one of these attacks brought to AP 0 keep its detections.
+              Those that the clean run misses are attacked all the same: false alarms
+              on them count over the set.
 
         Raises:
             FileNotFoundError: If ranks do not share ``work_dir``.
@@ -106,8 +115,8 @@ class RobustRuns:
             unit.attack.gt_scale = self.gt_scale
             parts.append(_describe(unit.attack))
         fooled = np.zeros(unit.images, bool)
-        if skip:
-            worst = RobustRecord.worst(before)
+        if skip and before[1:]:
+            worst = RobustRecord.worst(before[1:])
             fooled = worst.ap == 0
         folder = self.folder / f'{unit.name.replace(" ", "_")}-{digest(parts)}'
         folder.mkdir(exist_ok=True)
@@ -189,7 +198,7 @@ class RobustRuns:
                 found = self.runner.model.test_step(batch)
             found = [_boxes(output) for output in found]
         aps = [
-            image_ap(detections, self.sample(i), self.gt_scale)
+            image_ap(detections, self.sample(i), self.gt_scale, self.legacy)
             for i, detections in zip(span, found)
         ]
         if torch.cuda.is_available():
