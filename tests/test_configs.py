@@ -12,6 +12,8 @@ from mmpretrain.structures import DataSample
 
 from mmdiff import DAG, PGD, DiffusionModel, config_path
 from mmdiff.diffusion.converters.adm import PRESETS, adm_unet_config
+from mmdiff.evaluation import protocol_of
+from mmdiff.evaluation.robustness import PRESETS as PRESETS_OF_ATTACKS
 from mmdiff.registry import ATTACKS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -157,10 +159,22 @@ def test_attack_presets(path):
     hooks = cfg.get('custom_hooks', [])
     assert all(hook.type == 'mmdiff.AttackHook' for hook in hooks)
     attacks = [hook.attack for hook in hooks]
-    if 'test_cfg' in cfg:
-        assert cfg.test_cfg.type == 'mmdiff.RobustTestLoop'
-        attacks += cfg.test_cfg.attacks
+    if not hooks:
+        assert cfg.robust_test_cfg.type == 'mmdiff.RobustTestLoop'
+        attacks += cfg.robust_test_cfg.attacks
     assert attacks and all(ATTACKS.build(attack) for attack in attacks)
+
+
+@pytest.mark.parametrize('detector', DETECTION)
+@pytest.mark.parametrize('preset', PRESETS_OF_ATTACKS)
+def test_attack_presets_are_bases_beside_a_detector(detector, preset, tmp_path):
+    bases = [config_path(f'detection/{detector}')]
+    bases.append(config_path(f'_base_/attacks/{preset}.py'))
+    path = tmp_path / 'child.py'
+    path.write_text(f'_base_ = {bases}\ntest_cfg = _base_.robust_test_cfg\n')
+    cfg = Config.fromfile(path)
+    assert cfg.test_cfg.type == 'mmdiff.RobustTestLoop' and cfg.test_cfg.attacks
+    assert cfg.test_cfg.get('protocol', 'adaptive') == protocol_of(preset)
 
 
 def test_configs_are_found_by_name():

@@ -248,6 +248,23 @@ def test_killed_and_resumed_gives_the_same_numbers(trained, toy, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_config_with_the_loop_takes_its_flags(trained, toy, tmp_path):
+    config, preset = ROOT / CONFIG, ROOT / 'configs/_base_/attacks/paper_ares.py'
+    path = tmp_path / 'attacked.py'
+    path.write_text(
+        f'_base_ = ["{config}", "{preset}"]\ntest_cfg = _base_.robust_test_cfg\n'
+    )
+    command = 'tools/test.py', path, trained / 'epoch_1.pth', '--work-dir', tmp_path
+    more = 'test_cfg.attacks.0.steps=2', 'test_dataloader.batch_size=1'
+    done = run(*command, '--indices', '2', '--fresh', *options(toy, *more))
+    assert 'attacked: robust mAP (protocol: paper)' in ' '.join(done.stdout.split())
+    report = json.loads((tmp_path / 'robustness.json').read_text())
+    clean, pgd = report['results']
+    assert report['protocol'] == 'paper' and clean['num_images'] == 2
+    assert (pgd['steps'], pgd['objective'], pgd['eps']) == (2, 'cls', 2)
+
+
+@pytest.mark.slow
 def test_plain_test_is_mmdets(trained, toy):
     done = run(
         'tools/test.py',
@@ -279,7 +296,7 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
     [
         (['--attack', 'pgd', '--eps', '-1'], 'eps=-1.0 is negative'),
         (['--attack', 'cw'], "no attack 'cw'"),
-        (['--attack', 'pgd', '--attack-options', 'gamma=1'], 'does not take'),
+        (['--attack', 'pgd', '--attack-options', 'gamma=1'], "argument 'gamma'"),
         (['--attack', 'pgd', '--show'], 'use --show-dir'),
         (['--attack', 'pgd', '--tta'], 'without --tta'),
         (['--attack', 'pgd', '--out', 'x.pkl'], '--out writes .json'),
@@ -287,7 +304,9 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
         (['--attack', 'pgd', '--attack-options', 'objective=x'], "objective='x'"),
         (['--attack', 'pgd', '--indices', '0'], 'The test set has no images'),
         (['--attack', 'pgd', '--resume', '--fresh'], 'not allowed with argument'),
+        (['--attack', 'pgd,paper_dag'], 'mixes attacks as published with others'),
         (['--eps', '8'], '--eps belongs to an attack'),
+        (['--attack-options', 'eot=4'], '--attack-options belongs to an attack'),
         (['--skip-fooled'], '--skip-fooled belongs to an attack'),
     ],
 )

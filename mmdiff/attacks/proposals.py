@@ -117,7 +117,7 @@ def propose(
     """Find the boxes of the one image in ``batch``.
 
     Raises:
-        ValueError: If the detector has neither RoI head nor dense predictions.
+        ValueError: If the detector has neither RoI head nor such dense predictions.
     """
     roi_head = getattr(model, 'roi_head', None)
     if hasattr(model, 'rpn_head') and roi_head is not None:
@@ -125,9 +125,16 @@ def propose(
         if not isinstance(getattr(roi_head, 'bbox_head', None), nn.ModuleList):
             return RoIProposals(model, batch, iou_threshold, max_boxes)
     head = getattr(model, 'bbox_head', None)
+    unlike = None
     if all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):
-        return DenseProposals(model, batch)
+        try:
+            found = DenseProposals(model, batch)
+            if found.logits(batch).shape[0] == len(found.boxes):
+                return found
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            # Boxes as distributions (GFL), all in one output (YOLOv3), ...
+            unlike = error
     raise ValueError(
         f'DAG attacks proposals, and {type(model).__name__} has no single RoI head and '
-        'no dense head with priors; use PGD instead.'
-    )
+        'no dense head that gives each prior class scores and one box; use PGD instead.'
+    ) from unlike

@@ -118,7 +118,8 @@ class Square(ObjectiveAttack):
             ]
             found = self._query(model, tried, samples, ids, restart, query)
             best = [t if up else b for t, b, up in zip(tried, best, found > losses)]
-            losses = torch.maximum(found, losses)
+            # Not the maximum: one loss that is not a number would end the search.
+            losses = torch.where(found > losses, found, losses)
             self._record(query, losses)
         return best, losses.tolist()
 

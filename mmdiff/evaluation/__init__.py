@@ -9,6 +9,8 @@ from .robustness import (
     main_metric,
     make_table,
     parse_attacks,
+    protocol_of,
+    restrict,
     write_robustness,
 )
 
@@ -24,5 +26,7 @@ __all__ = [
     'main_metric',
     'make_table',
     'parse_attacks',
+    'protocol_of',
+    'restrict',
     'write_robustness',
 ]

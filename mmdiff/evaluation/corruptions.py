@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmdiff.datasets import Corrupt
 
-from .robustness import main_metric
+from .robustness import main_metric, restrict
 
 CLEAN = ('clean', 0)
 LIBRARY = 'imagecorruptions-imaug'
@@ -89,9 +89,13 @@ def evaluate_corruptions(
         start = time.perf_counter()
         loader['dataset'] = clean if pair == CLEAN else with_corruption(clean, *pair)
         runner.test_loop.dataloader = dataloader = runner.build_dataloader(loader)
+        if hasattr(dataset := dataloader.dataset, 'get_data_info'):
+            infos = map(dataset.get_data_info, range(len(dataset)))
+            ids = [info.get('img_id') for info in infos]
+            restrict(runner.test_loop.evaluator, ids)
         row = dict(corruption=pair[0], severity=pair[1], metrics=runner.test())
         row.update(seconds=round(time.perf_counter() - start, 2))
-        rows[pair] = dict(row, images=len(dataloader.dataset))
+        rows[pair] = dict(row, images=len(dataset))
         _write(out, about, rows, plan)
         done = f'{len({*rows} & {*plan})} of {len(plan)}'
         runner.logger.info(f'{pair[0]} {pair[1]}: {main_metric(row):.4f} ({done})')

@@ -18,7 +18,7 @@ FEW_IMAGES = 100  # below, some hundredths of mAP are chance
 ROLES = dict(clean='clean', ensemble='ensemble')
 ROLES |= dict(noise='control', randomnoise='control')
 ORDER = 'clean', 'ensemble', 'attack', 'control'
-SETTINGS = 'label', 'norm', 'eps', 'steps', 'restarts', 'eot'
+SETTINGS = 'label', 'norm', 'eps', 'steps', 'restarts', 'eot', 'quantize'
 COST = 'seconds', 'grad_evals', 'queries'
 COSTS = (
     ('trainable_params', 1e6, 'trainable parameters, millions'),
@@ -140,6 +140,8 @@ def _read_entry(raw: dict, said: list[str]) -> dict:
     sanity = raw.get('sanity') or {}
     cost = dict(queries=sanity.get('queries')) | cost
     entry = {k: raw.get(k) for k in SETTINGS} | {k: cost.get(k) for k in COST}
+    where = 'no budget' if eps is None else f'{norm} {eps:g}'.strip()
+    worst = raw.get('metrics_worst_case')
     return entry | dict(
         label=label,
         role=role,
@@ -149,7 +151,9 @@ def _read_entry(raw: dict, said: list[str]) -> dict:
         reasons=list(dict.fromkeys(reasons)),
         per_class={k: float(v) for k, v in (raw.get('per_class') or {}).items()},
         budget=(norm, math.inf if eps is None else eps),
-        where='no budget' if eps is None else f'{norm} {eps:g}'.strip(),
+        where=f'{where}, uint8' if raw.get('quantize') else where,
+        worst_case=worst and worst[metric],
+        cumulative=bool(raw.get('cumulative')),
     )
 
 
@@ -227,6 +231,12 @@ def _notes(models: list[dict], table: list[dict]) -> Iterator[str]:
             worst = model['lead'].get(entry['budget'], entry)
             if entry['role'] == 'attack' and entry['value'] < worst['value']:
                 yield f'{at}: alone it leaves less than the {worst["label"]} does.'
+    if any(e['cumulative'] for m in models for e in m['entries']):
+        yield (
+            'Rows marked * were run on what is left: images that an attack before them '
+            '(of a smaller budget, or above at the same one) brought to AP 0 are '
+            'counted as that one left them.'
+        )
     for what in ('protocol', 'device', 'data_root', 'ann_file', 'images', 'metric'):
         told = [str({**m['about'], **m['clean']}[what]) for m in models]
         if len(set(told)) > 1:
@@ -309,7 +319,8 @@ def render(page: dict, template: str = 'report.html.j2') -> str:
 
 def to_csv(models: list[dict]) -> str:
     """One line for each model and entry, with all digits."""
-    columns = 'model', 'role', *SETTINGS, 'images', 'metric', 'value', 'kept', *COST
+    columns = 'model', 'role', *SETTINGS, 'images', 'metric', 'value', 'kept'
+    columns += 'worst_case', 'cumulative', *COST
     out = io.StringIO()
     writer = csv.DictWriter(out, (*columns, 'reasons'), extrasaction='ignore')
     writer.writeheader()

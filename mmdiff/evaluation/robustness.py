@@ -1,5 +1,6 @@
 """Name attacks, add up what they did, and write what was found."""
 
+import inspect
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from rich.markup import escape
 from rich.table import Table
 
@@ -18,7 +20,8 @@ from mmdiff.registry import ATTACKS
 
 SCHEMA = 'mmdiff-robustness/2'
 PROTOCOLS = ('adaptive', 'paper')
-PRESETS = ('quick', 'standard')  # configs/_base_/attacks
+# In configs/_base_/attacks.
+PRESETS = ('quick', 'standard', 'paper_ares', 'paper_dag', 'paper_oddefense')
 ATTACK_NAMES = {
     'pgd': dict(type='PGD'),
     'dag': dict(type='DAG'),
@@ -40,16 +43,17 @@ def attack_configs(
     """Configs of the attacks that a command line names, each built once to check it.
 
     Args:
-        names: ``'pgd,dag'``, or one of the presets ``quick`` and ``standard``.
+        names: ``'pgd,dag'``, or a preset, ``quick``, ``standard``, ``paper_ares``, ...
         eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
             that of a preset, no budget (as published) for DAG and 8 for all others.
         steps: Of every attack but noise, which has none; ``None`` is its own default.
-        **options: Further arguments of every attack; ``source`` is ``transfer``'s only,
-            all others reach the attack (MIM) that it runs on the source.
+        **options: Further arguments of all attacks that have them; ``source`` is
+            ``transfer``'s only, all others reach the attack (MIM) that it runs on the
+            source.
 
     Raises:
-        ValueError: For an unknown attack, a number that is none, or arguments that an
-            attack does not take.
+        ValueError: For an unknown attack, a number that is none, or arguments that no
+            attack takes.
 
     Example:
         >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
@@ -65,18 +69,21 @@ def attack_configs(
     for name in names.split(','):
         if name in PRESETS:
             preset = Config.fromfile(config_path(f'_base_/attacks/{name}.py'))
-            chosen += [dict(attack) for attack in preset.test_cfg.attacks]
+            chosen += [dict(attack) for attack in preset.robust_test_cfg.attacks]
         elif name in ATTACK_NAMES:
             chosen.append(ATTACK_NAMES[name])
         else:
             known = ', '.join((*ATTACK_NAMES, *PRESETS))
             raise ValueError(f'There is no attack {name!r}; choose from {known}.')
-    configs = []
+    configs, taken = [], {'source'}
     for attack in chosen:
         for budget in budgets:
             # By its full name, whatever scope the detector is of.
             kind = attack['type'].removeprefix('mmdiff.')
-            own = {k: v for k, v in options.items() if k != 'source'}
+            inner = 'MIM' if kind == 'Transfer' else kind
+            has = arguments(ATTACKS.get(f'mmdiff.{inner}'))
+            own = {k: v for k, v in options.items() if k in has}
+            taken |= {*own}
             if budget is not None:
                 own['eps'] = budget
             if steps is not None and kind != 'RandomNoise':
@@ -87,16 +94,41 @@ def attack_configs(
                 config['source'] = options.get('source', '')
             else:
                 config.update(own)
-            try:
-                ATTACKS.build(config)
-            except TypeError as error:
-                raise ValueError(
-                    f'The attack {kind} does not take these arguments: {error}'
-                ) from None
+            ATTACKS.build(config)
             configs.append(config)
+    if unknown := [name for name in options if name not in taken]:
+        raise ValueError(f'No attack of {names!r} takes the argument {unknown[0]!r}.')
     if 'source' in options and not any('source' in config for config in configs):
         raise ValueError('source=CONFIG,CKPT belongs to the attack transfer; add it.')
     return configs
+
+
+def protocol_of(names: str) -> str:
+    """``'paper'`` for presets of that name, else ``'adaptive'``.
+
+    Raises:
+        ValueError: If both are named.
+    """
+    found = {
+        'paper' if name.startswith('paper_') else 'adaptive'
+        for name in names.split(',')
+    }
+    if len(found) > 1:
+        raise ValueError(
+            f'{names!r} mixes attacks as published with others; run paper_* by itself.'
+        )
+    return found.pop()
+
+
+def arguments(kind: type) -> list[str]:
+    """Names of what an attack can be built with."""
+    found: list[str] = []
+    for base in kind.__mro__:
+        own = inspect.signature(base.__init__).parameters
+        found += [k for k in own if k not in ('self', 'args', 'kwargs', *found)]
+        if 'kwargs' not in own:  # nothing is handed on to the next class
+            break
+    return found
 
 
 def parse_attacks(
@@ -137,6 +169,13 @@ def main_metric(entry: dict) -> float:
         if key.endswith(('/mAP', '/bbox_mAP')):
             return value
     return next(iter(metrics.values()))
+
+
+def restrict(evaluator: Evaluator, img_ids: Iterable) -> None:
+    """Have metrics with a file of their own, COCO's, count these images only."""
+    for metric in evaluator.metrics:
+        if getattr(metric, '_coco_api', None) is not None:
+            metric.img_ids = list(img_ids)
 
 
 def write_robustness(

@@ -1,14 +1,12 @@
 """Can a robustness figure be believed? Checks of every attack, in plain words."""
 
-import inspect
-
 import numpy as np
 
-from mmdiff.attacks import Attack, GradientAttack, RandomNoise, Square
+from mmdiff.attacks import Attack, GradientAttack, RandomNoise, Square, Transfer
 
-from .robustness import main_metric
+from .robustness import arguments, main_metric
 
-# Budget (of 255) at which an image holds nothing that a model could need.
+# Change of every value (of 255) at which an image has nothing that a model could need.
 LARGE = 64
 # A gradient costs about three passes: black-box search gets as much time.
 QUERIES_PER_STEP = 3
@@ -16,13 +14,8 @@ QUERIES_PER_STEP = 3
 
 def settings(attack: Attack) -> dict:
     """The arguments an attack was built with (it keeps each under its name)."""
-    found = {}
-    for kind in type(attack).__mro__:
-        arguments = inspect.signature(kind.__init__).parameters
-        found |= {k: getattr(attack, k) for k in arguments if hasattr(attack, k)}
-        if 'kwargs' not in arguments:  # nothing is handed on to the next class
-            break
-    return found
+    names = arguments(type(attack))
+    return {name: getattr(attack, name) for name in names if hasattr(attack, name)}
 
 
 def variant(attack: Attack, **changes) -> Attack:
@@ -33,15 +26,25 @@ def variant(attack: Attack, **changes) -> Attack:
     return type(attack)(**{**old, **{k: v for k, v in changes.items() if k in old}})
 
 
-def controls(attack: GradientAttack) -> dict[str, Attack]:
-    """Runs that a gradient attack is compared with, by name."""
-    eps, linf = attack.eps, attack.norm == 'linf'
+def controls(attack: Attack, values: int) -> dict[str, Attack]:
+    """Runs that an attack with a budget is compared with, by name.
+
+    Args:
+        attack: It; all controls are for gradient attacks, some for others.
+        values: Pixel values of an image, for the size of an L2 budget.
+    """
+    eps = attack.eps
     alike = {k: getattr(attack, k) for k in ('quantize', 'gt_scale', 'seed')}
     found = dict(noise=RandomNoise(eps, attack.norm, **alike))
+    if isinstance(attack, Transfer):  # more steps fit the source, not the victim
+        return found
     # Twice the steps; ten more if there are fewer, to find those that are too few.
     steps = attack.steps + max(10, attack.steps)
+    longer = dict(steps=steps, restarts=1)
+    if not isinstance(attack, GradientAttack):
+        return dict(found, longer=variant(attack, **longer))
     size = settings(attack).get('step_size')
-    longer, large = dict(steps=steps, restarts=1), max(LARGE, eps) if linf else 8 * eps
+    large = max(eps, LARGE * (1 if attack.norm == 'linf' else values**0.5))
     larger = dict(longer, eps=large)
     if size is not None:  # a constant step; else the attack sees to it
         longer['step_size'] = min(size, 2.5 * eps / steps)
@@ -116,6 +119,35 @@ def count_differing(first, second) -> int:
         apart = np.abs(a[:both] - b[:both]).max(initial=0)
         different += int(apart > 1e-3 or both < 0.5 * max(len(a), len(b)))
     return different
+
+
+def check_rows(rows: list[dict], clean: dict) -> None:
+    """Compare noise and black-box search in a plan with its other attacks.
+
+    Args:
+        rows: Entries of one budget; reasons are added to them.
+        clean: The clean entry.
+    """
+    slack, base = max(0.02, 1 / clean['num_images']), clean['image_ap']
+    aps = {k: [r['image_ap'] for r in rows if r['attack'] == k] for k in _REFERENCES}
+    noise, black = (min(found, default=1.0) for found in aps.values())
+    for row in (r for r in rows if r['role'] == 'attack'):
+        own, name = row['image_ap'], name_of(row)
+        if noise < min(own - slack / 2, base - slack):
+            row['reasons'].append(
+                f'{name} hurts less than noise of its size (mean AP per image '
+                f'{own:.3f} against {noise:.3f})'
+            )
+        # A row that counts those above it says nothing about itself.
+        alone = not any(r.get('cumulative') for r in rows)
+        if alone and row['attack'] != 'transfer' and black < own - slack:
+            row['reasons'].append(
+                f'{name} leaves a mean AP per image of {own:.3f}, black-box search '
+                f'{black:.3f}: its gradients may be hidden'
+            )
+
+
+_REFERENCES = 'noise', 'square'
 
 
 def check_controls(name: str, clean, attacked, runs: dict) -> tuple[dict, list[str]]:

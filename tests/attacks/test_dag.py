@@ -3,6 +3,9 @@
 import pytest
 import torch
 from conftest import batch_of
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG
@@ -165,3 +168,19 @@ def test_heads_without_proposals_are_refused(make_detector):
     del model.bbox_head.prior_generator
     with pytest.raises(ValueError, match='DAG attacks proposals.*use PGD'):
         DAG(steps=1)(model, batch_of())
+
+
+@pytest.mark.parametrize(
+    'name', ['gfl/gfl_r50_fpn_1x_coco', 'yolo/yolov3_d53_8xb8-320-273e_coco']
+)
+def test_heads_without_one_box_for_each_prior_are_refused(name):
+    """Boxes as distributions, and all in one output."""
+    cfg = get_config(f'mmdet::{name}.py').model
+    cfg.backbone.pop('init_cfg', None)
+    model = MODELS.build(cfg).eval()
+    batch = dict(
+        inputs=torch.zeros(1, 3, 64, 64),
+        data_samples=[DetDataSample(metainfo=dict(img_shape=(64, 64)))],
+    )
+    with pytest.raises(ValueError, match=f'{type(model).__name__} has .*use PGD'):
+        propose(model, batch, 0.9, 100)

@@ -36,6 +36,20 @@ def test_objective_never_falls_and_no_gradient_is_taken(
     assert ((adv - clean).abs()[free] == 16).all()
 
 
+def test_one_query_without_a_number_ends_nothing(make_detector, monkeypatch):
+    attack = Square(eps=16, steps=30)
+    query, calls = attack._query, []
+
+    def once_broken(*args):
+        calls.append(args)
+        return query(*args) * (torch.nan if len(calls) == 5 else 1)
+
+    monkeypatch.setattr(attack, '_query', once_broken)
+    attack(make_detector('fcos', 'resnet'), batch_of([(3, 64, 64)]))
+    losses = attack.stats.losses
+    assert attack.image_losses == [losses[29]] and losses[29] > losses[5] == losses[3]
+
+
 def test_squares_shrink_as_published():
     """p is halved after 0.1, 0.5, 2, 5, 10, 20, 40, 60 and 80 % of the queries."""
     attack = Square(steps=10_000, p_init=0.8)

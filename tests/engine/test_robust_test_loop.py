@@ -384,18 +384,12 @@ def test_a_rank_that_does_not_see_the_others(robust, counted, monkeypatch):
     with pytest.raises(FileNotFoundError, match='Rank 1 does not see .*must share'):
         runner = robust(attacks)
         folder = Path(runner.work_dir) / 'robust_state'
-        monkeypatch.setattr(Path, 'mkdir', make_all(Path.mkdir))
         run(runner)
     # It did its half; one rank alone does the rest, batches being the same.
     assert len(list(folder.rglob('*.safetensors'))) == 1
     monkeypatch.setattr(robust_runs, 'get_dist_info', lambda: (0, 1))
     report = run(robust(attacks))
     assert same(report) == same(run(robust(attacks, 'other')))
-
-
-def make_all(mkdir):
-    """There is no rank 0 to make the parents."""
-    return lambda self, *args, **kwargs: mkdir(self, parents=True, exist_ok=True)
 
 
 def test_restarts_count_by_objective_and_by_ap(robust):
@@ -439,6 +433,43 @@ def test_skipping_the_fooled_saves_work_and_keeps_the_ensemble(robust):
     assert second['pgd_total_eps24']['metrics'] == first['pgd_total_eps24']['metrics']
 
 
+class Alarm(PGD):
+    """Marks its images (no pixel value is whole) and says that it did all it could."""
+
+    def perturb(self, model, images, samples, ids):
+        self.stats.grad_evals += len(images)
+        return [(x - 0.5).abs() for x in images], [1.0] * len(images)
+
+
+ATTACKS.register_module(module=Alarm, force=True)
+
+
+@pytest.mark.parametrize('skip_fooled', [False, True])
+def test_false_alarms_where_the_clean_run_finds_nothing_count(robust, skip_fooled):
+    """Half of the images have AP 0 before any attack, and sure false boxes after it."""
+    kinds = 'total', 'cls'
+    attacks = [dict(type='mmdiff.Alarm', eps=4, steps=2, objective=k) for k in kinds]
+    runner = robust(attacks, skip_fooled=skip_fooled)
+    step = runner.model.test_step
+
+    def misses_and_invents(batch):
+        found = step(batch)
+        for x, sample in zip(batch['inputs'], found):
+            marked, boxes = (x % 1).any(), sample.pred_instances
+            if int(Path(sample.img_path).stem[-1]) % 2:
+                sample.pred_instances = boxes = boxes[: len(boxes) if marked else 0]
+                boxes.bboxes, boxes.scores = boxes.bboxes + 40, boxes.scores * 0 + 1
+        return found
+
+    runner.model.test_step = misses_and_invents
+    clean, one, two, ensemble = run(runner)['results']
+    assert one['image_ap'] == clean['image_ap'] == ensemble['image_ap']
+    assert main_metric(one) == main_metric(two) < main_metric(clean)
+    assert main_metric(ensemble) == main_metric(one)
+    assert one['cost']['grad_evals'] == 4
+    assert two['cost']['grad_evals'] == (2 if skip_fooled else 4)
+
+
 def test_what_a_small_budget_finds_a_larger_one_has_too(robust):
     """At eps 32 the attacks do nothing: their ensemble is that of eps 24."""
     attacks = [
@@ -475,6 +506,11 @@ def test_the_ensemble_is_the_lowest_of_its_ways(robust, monkeypatch):
     assert clean >= idle > pgd
     assert entry['role'] == 'ensemble'
     assert main_metric(entry) == pytest.approx(pgd, abs=1e-6)
+    # Where all that is put together does less than one of them, that one counts.
+    monkeypatch.setattr(RobustRecord, 'ensembles', lambda runs, margins: [runs[0]])
+    *rows, entry = run(robust(attacks))['results']
+    assert entry['metrics'] == rows[-1]['metrics'] != rows[0]['metrics']
+    assert entry['cost']['grad_evals'] == 0 < rows[-1]['cost']['grad_evals']
 
 
 def test_the_checks_see_the_attack_in_full_when_the_fooled_are_skipped(robust):

@@ -123,6 +123,23 @@ def test_figures_are_those_of_corrupted_images(make, toy, tmp_path):
     assert report['rPC'] < 0.9
 
 
+@METRICS.register_module(force=True)
+class Listed(Spread):
+    """Knows images by a file of its own, as COCO's metric does."""
+
+    _coco_api, img_ids = 'a file of many', None
+
+    def compute_metrics(self, results):
+        return dict(listed=len(self.img_ids), mAP=0.5)
+
+
+def test_a_metric_with_a_file_counts_the_tested_images_only(make, config, tmp_path):
+    config.test_evaluator.type = 'Listed'
+    config.test_dataloader.dataset.indices = 2
+    report = evaluate_corruptions(make(), ['fog'], [1], tmp_path / 'out.json')
+    assert [row['metrics']['spread/listed'] for row in report['results']] == [2, 2]
+
+
 def test_arithmetic_and_what_is_not_known():
     def row(corruption, severity, value):
         metrics = {'a/recall': 9, 'a/mAP': value}

@@ -253,6 +253,35 @@ def test_what_does_not_compare_is_said(write):
     assert page.rows['attacks'][3][5:7] == ['0.000', '-']  # a share of nothing
 
 
+def test_rows_that_count_others_and_other_readings_are_marked(write):
+    raw = report()
+    raw['results'][2]['cumulative'] = True
+    raw['results'][2]['metrics_worst_case'] = {'pascal_voc/mAP': 0.377}
+    raw['results'][3]['quantize'] = True
+    page, arranged = page_of(write(raw))
+    rows = {(r[0], r[1]): r[5] for r in page.rows['attacks'][2:]}
+    assert rows['PGD', 'Linf 8'].split() == ['0.400*', 'by', 'AP', '0.377']
+    assert rows['PGD', 'Linf 2'] == '0.612' and rows['SQUARE', 'Linf 8, uint8']
+    assert 'Rows marked * were run on what is left' in page.text['notes']
+    assert '| PGD | Linf 8 | 10 | 0.400* |' in render(arranged, 'report.md.j2')
+    table = list(csv.DictReader(io.StringIO(to_csv(arranged['models']))))
+    assert [row['cumulative'] for row in table[:3]] == ['False', 'False', 'True']
+    assert table[2]['worst_case'] == '0.377' and table[3]['quantize'] == 'True'
+
+
+def test_what_a_flag_means_is_said(write):
+    """The page explains each reason that the checks can give."""
+    reasons = [
+        'pgd at eps=8 did not raise its objective (2 to 1)',
+        'pgd at eps=8 changed 0 of 4 images only',
+        'pgd at eps=8 is not converged: more steps lower the mean AP',
+        'pgd at eps=8 hurts less than noise of its size',
+    ]
+    page, _ = page_of(write(report(unreliable=True, reasons=reasons)))
+    for words in ('its way', 'hardly attacked', 'more steps: read', 'lead nowhere'):
+        assert words in page.text['flags']
+
+
 def test_markdown_and_csv_agree_with_the_page(write):
     paths = write(report()), write(first_schema(), 'b.json')
     page, arranged = page_of(*paths)

@@ -18,11 +18,13 @@ from mmdiff.evaluation import (
     image_ap,
     image_margin,
     parse_attacks,
+    protocol_of,
 )
 from mmdiff.evaluation.robustness import main_metric, make_table, merge_stats
 from mmdiff.evaluation.sanity import (
     check_controls,
     check_entry,
+    check_rows,
     controls,
     count_differing,
     variant,
@@ -83,8 +85,23 @@ def test_presets_and_options():
     (quick, noise) = attack_configs('quick,noise', steps=2)
     assert quick == dict(type='mmdiff.PGD', eps=8, steps=2)
     assert noise == dict(type='mmdiff.RandomNoise')
-    with pytest.raises(ValueError, match='RandomNoise does not take .*objective'):
+    with pytest.raises(ValueError, match="'noise' takes the argument 'objective'"):
         attack_configs('noise', objective='cls')
+    # What only some have reaches those.
+    standard = parse_attacks('standard', eot=4, restarts=2)
+    assert [getattr(a, 'eot', None) for a in standard] == [4, 4, None, 4, 4]
+    with pytest.raises(ValueError, match="'standard' takes the argument 'etot'"):
+        attack_configs('standard', etot=4)
+
+
+def test_attacks_as_published():
+    (ares,) = parse_attacks('paper_ares')
+    assert (ares.eps, ares.steps, ares.step_size) == (2, 20, 1)
+    assert not ares.keep_best and protocol_of('paper_ares,paper_dag') == 'paper'
+    assert parse_attacks('paper_dag')[0].eps is None
+    assert protocol_of('standard,pgd') == 'adaptive'
+    with pytest.raises(ValueError, match="'paper_dag,pgd' mixes .* by itself"):
+        protocol_of('paper_dag,pgd')
 
 
 def test_transfer_by_name():
@@ -166,23 +183,52 @@ def test_controls():
     assert check_controls('pgd', clean, hit, more)[1] == []
 
 
+def test_rows_are_compared_with_noise_and_black_box_search():
+    def rows(**aps):
+        made = [entry(name) for name in aps]
+        for row, ap in zip(made, aps.values()):
+            role = 'control' if row['attack'] == 'noise' else 'attack'
+            row.update(image_ap=ap, role=role, reasons=[])
+        return made
+
+    clean = dict(CLEAN, image_ap=0.8, num_images=100)
+    good = rows(pgd=0.2, dag=0.4, square=0.5, transfer=0.6, noise=0.7)
+    check_rows(good, clean)
+    assert not any(row['reasons'] for row in good)
+    weak = rows(pgd=0.2, dag=0.5, square=0.4, transfer=0.6, noise=0.55)
+    check_rows(weak, clean)
+    (dag,) = weak[1]['reasons']
+    assert dag.startswith('dag at eps=8 leaves') and '0.500, black-box' in dag
+    (transfer,) = weak[3]['reasons']
+    assert 'hurts less than noise' in transfer and '0.600 against 0.550' in transfer
+    assert [bool(row['reasons']) for row in weak] == [False, True, False, True, False]
+    # A row of what was left says nothing of itself; noise that does nothing neither.
+    weak = rows(dag=0.5, square=0.4, noise=0.79)
+    weak[1]['cumulative'] = True
+    check_rows(weak, clean)
+    assert not any(row['reasons'] for row in weak)
+
+
 def test_settings_of_the_controls():
     attack = PGD(eps=4, steps=20, step_size=0.1, objective='cls', quantize=True, seed=3)
-    made = controls(attack)
+    made = controls(attack, 2500)
     assert made['longer'].steps == 40 and made['longer'].step_size == 0.1
     assert made['large'].eps == 64 and made['large'].objective == 'cls'
     assert made['large'].step_size == 4
     assert isinstance(made['noise'], RandomNoise) and made['noise'].eps == 4
     assert made['square'].steps == 60 and made['square'].quantize
     assert all(a.seed == 3 for a in made.values())
-    one = controls(PGD(eps=8, steps=1, step_size=8))
+    one = controls(PGD(eps=8, steps=1, step_size=8), 2500)
     assert one['longer'].step_size == 20 / 11
-    falling = controls(PGD(eps=8, steps=5))
+    falling = controls(PGD(eps=8, steps=5), 2500)
     assert falling['longer'].steps == 15 and falling['longer'].step_size is None
     assert falling['large'].step_size is None
-    assert controls(APGD(steps=3))['longer'].steps == 13
-    two = controls(PGD(eps=300, norm='l2'))
-    assert two['square'].norm == 'l2' and two['large'].eps == 2400
+    assert controls(APGD(steps=3), 2500)['longer'].steps == 13
+    two = controls(PGD(eps=300, norm='l2'), 2500)
+    assert two['square'].norm == 'l2' and two['large'].eps == 64 * 50
+    dag = controls(DAG(eps=4, steps=30), 2500)
+    assert set(dag) == {'noise', 'longer'} and dag['longer'].steps == 60
+    assert list(controls(Transfer(PGD(), 'a.py,b.pth'), 2500)) == ['noise']
     other = variant(Transfer(dict(type='PGD', eps=4), 'a.py,b.pth'), steps=3)
     assert other.attack.steps == 3 and other.attack.eps == 4
     assert variant(DAG(gamma=2), steps=7).threat_model() == {
@@ -281,10 +327,21 @@ def test_ap_of_an_image_at_its_ends():
     assert image_ap(one, sample) == 1 and image_ap(one, wrong) == 0
     nothing = found_of([], [], [])
     assert image_ap(nothing, sample) == 0
-    # Without objects only false alarms count.
+    # Without objects only false alarms count, but not what is found of ignored ones.
     empty = sample_of([], [])
     assert image_ap(nothing, empty) == 1
     assert image_ap(one, empty) == pytest.approx(0.7)
+    difficult = sample_of([], [], box)
+    both = found_of([*box, [40.0, 0.0, 60.0, 20.0]], [0, 0], [0.9, 0.3])
+    assert image_ap(found_of(box, [0], [0.9]), difficult) == 1
+    assert image_ap(both, difficult) == pytest.approx(0.7)
+    # A box from 0 to 9 is 10 wide in the metric of VOC: 7.5 / 14.5, not 6.5 / 13.5.
+    small = sample_of([[0.0, 0.0, 10.0, 10.0]], [0])
+    aside = found_of([[3.5, 0.0, 13.5, 10.0]], [0], [0.9])
+    assert image_ap(aside, small) == 0
+    assert image_ap(aside, small, use_legacy_coordinate=True) == 1
+    assert image_margin(aside, small) < 0
+    assert image_margin(aside, small, use_legacy_coordinate=True) > 0
     # Ground truth that went through Resize.
     scaled = sample_of(box, [0], scale=3.0)
     assert image_ap(one, scaled) == 0

@@ -4,7 +4,7 @@ Steps of 1 from a random start, without box losses, the last iterate. There the 
 losses count too, here only those of the final head.
 """
 
-test_cfg = dict(
+robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
     protocol='paper',
     attacks=[

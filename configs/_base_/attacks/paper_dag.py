@@ -1,6 +1,6 @@
 """Protocol `paper`: DAG as published (Xie et al. 2017), 150 steps of 0.5 at most."""
 
-test_cfg = dict(
+robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
     protocol='paper',
     attacks=[dict(type='mmdiff.DAG')],

@@ -14,7 +14,7 @@ published = dict(
     keep_best=False,
     proposals='moving',
 )
-test_cfg = dict(
+robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
     protocol='paper',
     attacks=[

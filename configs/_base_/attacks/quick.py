@@ -1,5 +1,5 @@
 """One attack for a first look: PGD-10 at 8/255, clean beside it."""
 
-test_cfg = dict(
+robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop', attacks=[dict(type='mmdiff.PGD', eps=8, steps=10)]
 )

@@ -4,7 +4,7 @@ APGD raises all losses and those of the classes, DAG turns proposals, vanishing 
 objects away, and Square needs no gradient: where it wins, gradients are hidden.
 """
 
-test_cfg = dict(
+robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
     attacks=[
         dict(type='mmdiff.APGD', eps=8, steps=50),

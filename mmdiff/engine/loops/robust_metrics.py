@@ -8,7 +8,7 @@ from mmdet.evaluation import VOCMetric
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData
 
-from mmdiff.evaluation import class_aps, image_margin
+from mmdiff.evaluation import class_aps, image_margin, restrict
 
 from .robust_record import RobustRecord
 from .robust_runs import RobustRuns
@@ -47,7 +47,8 @@ class RobustMetrics:
             ValueError: If nothing is detected in the first record, the clean one.
         """
         runs = self.runs
-        self._restrict()
+        samples = [runs.sample(i) for i in range(runs.images)]
+        restrict(self.evaluator, [s.metainfo.get('img_id') for s in samples])
         for i in range(runs.rank, runs.images, runs.world):
             sample = copy.deepcopy(runs.sample(i))
             sample.pred_instances = InstanceData(**record.detections[i])
@@ -62,13 +63,6 @@ class RobustMetrics:
             )
         # COCO has no figure where nothing was detected.
         return {name: found.get(name, 0.0) for name in self._names}
-
-    def _restrict(self) -> None:
-        """Have metrics with a file of their own, COCO's, count these images only."""
-        for metric in self.evaluator.metrics:
-            if getattr(metric, '_coco_api', None) is not None:
-                samples = (self.runs.sample(i) for i in range(self.runs.images))
-                metric.img_ids = [sample.metainfo['img_id'] for sample in samples]
 
     def per_class(self, record: RobustRecord) -> dict[str, float]:
         """AP at IoU 0.5 by class, as the VOC metric counts it if that is in use."""

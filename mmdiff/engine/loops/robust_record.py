@@ -33,7 +33,7 @@ class RobustRecord:
         ap: Of each image (see :func:`mmdiff.evaluation.image_ap`), (N,).
         stats: Of the attack.
         seconds: Spent, on all ranks together.
-        peak_mem: Most memory held, in bytes.
+        peak_mem: Most memory held, in bytes; on a CPU by the process until then.
         blocked: Images whose gradient could not be had: detections are the clean ones.
     """
 

@@ -119,7 +119,7 @@ class RobustRuns:
             worst = RobustRecord.worst(before[1:])
             fooled = worst.ap == 0
         folder = self.folder / f'{unit.name.replace(" ", "_")}-{digest(parts)}'
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)  # rank 0 made it, if they share it
         starts = range(0, unit.images, self.batch)
         spans = [range(k, min(k + self.batch, unit.images)) for k in starts]
         files = []
@@ -181,6 +181,8 @@ class RobustRuns:
         for i, sample in zip(span, batch['data_samples']):
             self._remember(i, sample)
         stats, losses, blocked = AttackStats(), [math.nan] * len(span), 0
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
         if unit.attack is not None and not all(skip):
             unit.attack.stats = stats
             try:
@@ -203,7 +205,7 @@ class RobustRuns:
         ]
         if torch.cuda.is_available():
             memory = torch.cuda.max_memory_allocated()
-        else:
+        else:  # of the process so far: there is none of this batch alone
             memory = getrusage(RUSAGE_SELF).ru_maxrss * 1024
         losses, aps = np.array(losses, float), np.array(aps, float)
         return RobustRecord(found, losses, aps, stats, 0.0, memory, blocked)

@@ -19,6 +19,7 @@ from mmdiff.evaluation.robustness import PROTOCOLS
 from mmdiff.evaluation.sanity import (
     check_controls,
     check_entry,
+    check_rows,
     controls,
     count_differing,
     name_of,
@@ -165,6 +166,7 @@ class RobustTestLoop(TestLoop):
             )
         model = unwrap(self.runner.model)
         batch = pseudo_collate([self.dataloader.dataset[0]])
+        self.values = batch['inputs'][0].numel()
         if 'bboxes' not in batch['data_samples'][0].get('gt_instances', ()):
             raise ValueError(
                 'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
@@ -182,11 +184,12 @@ class RobustTestLoop(TestLoop):
         entries = sorted(zip(self.attacks, self.entries), key=lambda e: size_of(e[1]))
         clean, again = Unit('clean', None, self.images), Unit('again', None, self.few)
         units = {e['key']: make_units(e, a, self.images) for a, e in entries}
-        # The checks are about the first gradient attack, at its largest budget.
-        checked = [e for e in entries if isinstance(e[0], GradientAttack) and e[0].eps]
+        # The checks are about one attack, best along gradients, at its largest budget.
+        checked = [e for e in entries if e[1]['role'] == 'attack' and e[0].eps]
+        checked.sort(key=lambda e: not isinstance(e[0], GradientAttack))
         checked = [e for e in checked if e[1]['label'] == checked[0][1]['label']]
         checked = max(checked, key=lambda e: e[0].eps, default=(None, None))
-        extra = {} if checked[0] is None else controls(checked[0])
+        extra = {} if checked[0] is None else controls(checked[0], self.values)
         if extra and self.skip_fooled:  # to compare with, it must have run in full
             extra['attacked'] = checked[0]
         extra = {k: Unit(f'control {k}', run, self.few) for k, run in extra.items()}
@@ -207,7 +210,7 @@ class RobustTestLoop(TestLoop):
             before, found = [first, *chain.from_iterable(inside)], []
             for unit in units[entry['key']]:
                 found.append(self.runs.run(unit, [*before, *found], skip))
-            if differing and entry.get('eot') == 1:
+            if differing and entry['role'] == 'attack' and entry.get('eot', 1) == 1:
                 entry['reasons'].append(
                     f'{name_of(entry)} averaged over 1 pass, but two clean runs differ '
                     f'on {differing} of {self.few} images: randomised, set eot'
@@ -234,6 +237,9 @@ class RobustTestLoop(TestLoop):
             told, reasons = check_controls(name, first, attacked, figures)
             checked[1]['reasons'] += reasons
             sanity |= told
+        for budget in {budget_of(entry) for entry in self.entries}:
+            own = [entry for entry in self.entries if budget_of(entry) == budget]
+            check_rows(own, self.results[0])
         rows = {entry['key']: entry for entry in self.results}
         for entry in (row for row in rows.values() if row['role'] == 'ensemble'):
             if all(rows[key]['reasons'] for key in entry['members']):
