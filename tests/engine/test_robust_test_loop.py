@@ -14,10 +14,10 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
 from mmdiff import PGD
-from mmdiff.attacks import RandomNoise
+from mmdiff.attacks import RandomNoise, Transfer
 from mmdiff.attacks.objectives import to_input_scale
 from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
-from mmdiff.engine.loops import robust_runs
+from mmdiff.engine.loops import robust_record, robust_runs
 from mmdiff.engine.loops.robust_record import RobustRecord
 from mmdiff.evaluation import main_metric, make_table
 from mmdiff.evaluation.report import build_page, read_reports
@@ -351,6 +351,20 @@ def test_more_images_cost_only_themselves(robust, counted, skip_fooled):
     assert 0 < counted.images < few < images
     if not skip_fooled:
         assert counted.images == 2 * len(attacks)
+
+
+def test_another_source_of_a_transfer_is_another_run(tmp_path):
+    config, weights = tmp_path / 'source.py', tmp_path / 'source.pth'
+    attack = Transfer(PGD(eps=4), f'{config},{weights}')
+
+    def name(depth, parameters):
+        config.write_text(f'model = dict(type="Any", depth={depth})')
+        weights.write_bytes(parameters)
+        return robust_record.digest(robust_runs._describe(attack))
+
+    first = name(18, b'1')
+    assert name(18, b'1') == first
+    assert len({first, name(18, b'2'), name(34, b'1')}) == 3
 
 
 def test_state_is_tensors_only(robust, tmp_path):

@@ -1,6 +1,7 @@
 """Runs over the test images, kept on disk batch by batch."""
 
 import copy
+import hashlib
 import math
 import shutil
 import time
@@ -13,6 +14,7 @@ from resource import RUSAGE_SELF, getrusage
 import numpy as np
 import torch
 from mmdet.models.utils import samplelist_boxtype2tensor
+from mmengine.config import Config
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
@@ -231,8 +233,10 @@ def _describe(attack: Attack) -> dict:
     found = settings(attack)
     if isinstance(found.get('attack'), Attack):  # made on another model
         found['attack'] = _describe(found['attack'])
-        file = Path(found['source']['checkpoint'])
-        found['weights'] = digest(file.read_bytes().hex()) if file.is_file() else ''
+        config, file = (Path(found['source'][k]) for k in ('config', 'checkpoint'))
+        if config.is_file() and file.is_file():  # else the attack says so
+            weights = hashlib.sha256(file.read_bytes()).hexdigest()
+            found['model'] = [Config.fromfile(config).model.to_dict(), weights]
     return found
 
 
