@@ -120,6 +120,7 @@ def _read_model(raw: object, name: str, path: Path) -> dict:
     attacks.sort(key=lambda e: (e['role'] == 'ensemble', -e['value']))
     lead = {e['budget']: e for e in attacks}
     model = dict(name=name, path=path, clean=clean[0], entries=entries, lead=lead)
+    model['larger_canvas'] = (raw.get('sanity') or {}).get('larger_canvas')
     return model | dict(about=about, cost=cost, reasons=reasons, gallery=gallery)
 
 
@@ -224,6 +225,12 @@ def _notes(models: list[dict], table: list[dict]) -> Iterator[str]:
             yield f'{name}: the file does not say how many images were attacked.'
         elif images < FEW_IMAGES:
             yield f'{name}: only {images} images; some hundredths of mAP are chance.'
+        if model['larger_canvas']:
+            yield (
+                f'{name}: {model["larger_canvas"]} images were predicted beside larger '
+                'ones, on a larger canvas than they were attacked on; a batch size of '
+                '1 would make both the same.'
+            )
         for entry in model['entries']:
             at = f'{name}, {entry["label"]}, {entry["where"]}'
             if entry['images'] != images:

@@ -238,6 +238,27 @@ class Half(RandomNoise):
         return [(x - 0.5).abs() for x in images], [np.nan] * len(images)
 
 
+def test_a_larger_canvas_than_the_attacks_is_told(robust):
+    """One image is smaller than the other of its batch."""
+    runner = robust([PGD4])
+    dataset, told = runner.test_loop.runs.dataset, []
+    load = dataset.prepare_data
+
+    def cropped(i):
+        item = load(i)
+        if i == 3:
+            item['inputs'] = item['inputs'][:, :64]
+            item['data_samples'].set_metainfo(dict(img_shape=(64, 96)))
+        return item
+
+    dataset.prepare_data = cropped
+    runner.logger.warning = told.append
+    report = run(runner)
+    assert report['sanity']['larger_canvas'] == 1
+    assert any('1 of 4 images pad to less than their batch' in line for line in told)
+    assert run(robust([PGD4], 'other'))['sanity']['larger_canvas'] == 0
+
+
 def test_no_detection_at_all_is_zero(robust, toy_root, tmp_path):
     """COCO's metric has no figure then."""
     runner = make_runner(toy_root, tmp_path, dict())

@@ -258,11 +258,13 @@ def test_rows_that_count_others_and_other_readings_are_marked(write):
     raw['results'][2]['cumulative'] = True
     raw['results'][2]['metrics_worst_case'] = {'pascal_voc/mAP': 0.377}
     raw['results'][3]['quantize'] = True
+    raw['sanity'] = dict(larger_canvas=7)
     page, arranged = page_of(write(raw))
     rows = {(r[0], r[1]): r[5] for r in page.rows['attacks'][2:]}
     assert rows['PGD', 'Linf 8'].split() == ['0.400*', 'by', 'AP', '0.377']
     assert rows['PGD', 'Linf 2'] == '0.612' and rows['SQUARE', 'Linf 8, uint8']
     assert 'Rows marked * were run on what is left' in page.text['notes']
+    assert '7 images were predicted beside larger ones' in page.text['notes']
     assert '| PGD | Linf 8 | 10 | 0.400* |' in render(arranged, 'report.md.j2')
     table = list(csv.DictReader(io.StringIO(to_csv(arranged['models']))))
     assert [row['cumulative'] for row in table[:3]] == ['False', 'False', 'True']

@@ -212,6 +212,18 @@ class RobustRuns:
         losses, aps = np.array(losses, float), np.array(aps, float)
         return RobustRecord(found, losses, aps, stats, 0.0, memory, blocked)
 
+    def count_on_larger_canvas(self) -> int:
+        """Images that pad to less than their batch: attacked alone, predicted in it."""
+        preprocessor = unwrap(self.runner.model).data_preprocessor
+        divisor, found = getattr(preprocessor, 'pad_size_divisor', 1) or 1, 0
+        for start in range(0, self.images, self.batch):
+            span = range(start, min(start + self.batch, self.images))
+            shapes = [self.sample(i).metainfo.get('img_shape', (0, 0)) for i in span]
+            sizes = [tuple(-(-side // divisor) for side in s[:2]) for s in shapes]
+            canvas = tuple(map(max, zip(*sizes)))
+            found += sum(size != canvas for size in sizes)
+        return found
+
     def sample(self, index: int):
         """The dataset's own data sample, with its ground truth."""
         if index not in self._samples:

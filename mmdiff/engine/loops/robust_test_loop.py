@@ -228,6 +228,13 @@ class RobustTestLoop(TestLoop):
             if entry['key'] == same[-1] and len(own) > 1:
                 self._add_ensemble(entry, before)
         sanity = dict(images=self.few, clean_runs_differ=differing)
+        sanity['larger_canvas'] = larger = self.runs.count_on_larger_canvas()
+        if larger:
+            self.runner.logger.warning(
+                f'{larger} of {self.images} images pad to less than their batch: they '
+                'are predicted on a larger canvas than they are attacked on. With '
+                'test_dataloader.batch_size=1 both are the same.'
+            )
         if checked[1] is not None:
             if checked[1]['sanity']['blocked']:  # no gradient there either
                 extra = dict(noise=extra['noise'])
