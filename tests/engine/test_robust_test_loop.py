@@ -463,6 +463,7 @@ def test_skipping_the_fooled_saves_work_and_keeps_the_ensemble(robust):
     key = 'apgd_cls_eps24'
     assert second[key]['cost']['grad_evals'] < first[key]['cost']['grad_evals']
     assert second[key]['cumulative'] and not first[key]['cumulative']
+    assert not second['pgd_total_eps24']['cumulative']  # none was before it
     assert second[key]['image_ap'] <= first[key]['image_ap']
     assert second['noise_eps24']['metrics'] == first['noise_eps24']['metrics']
     assert second['pgd_total_eps24']['metrics'] == first['pgd_total_eps24']['metrics']

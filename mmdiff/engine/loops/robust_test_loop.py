@@ -205,8 +205,8 @@ class RobustTestLoop(TestLoop):
         met: list[tuple[dict, list[RobustRecord]]] = []
         for _, entry in entries:
             skip = self.skip_fooled and entry['role'] == 'attack'
-            entry['cumulative'] = skip
             inside = [runs for e, runs in met if is_inside(e, entry)]
+            entry['cumulative'] = skip and bool(inside)
             before, found = [first, *chain.from_iterable(inside)], []
             for unit in units[entry['key']]:
                 found.append(self.runs.run(unit, [*before, *found], skip))
