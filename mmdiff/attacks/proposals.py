@@ -132,8 +132,9 @@ def propose(
             if found.logits(batch).shape[0] == len(found.boxes):
                 return found
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            # Boxes as distributions (GFL), all in one output (YOLOv3), ...
-            unlike = error
+            if isinstance(error, torch.cuda.OutOfMemoryError):
+                raise
+            unlike = error  # boxes as distributions (GFL), all in one output (YOLOv3)
     raise ValueError(
         f'DAG attacks proposals, and {type(model).__name__} has no single RoI head and '
         'no dense head that gives each prior class scores and one box; use PGD instead.'

@@ -211,9 +211,10 @@ class RobustTestLoop(TestLoop):
             for unit in units[entry['key']]:
                 found.append(self.runs.run(unit, [*before, *found], skip))
             if differing and entry['role'] == 'attack' and entry.get('eot', 1) == 1:
+                cure = 'set eot' if 'eot' in entry else 'and it has no eot to set'
                 entry['reasons'].append(
                     f'{name_of(entry)} averaged over 1 pass, but two clean runs differ '
-                    f'on {differing} of {self.few} images: randomised, set eot'
+                    f'on {differing} of {self.few} images: randomised, {cure}'
                 )
             record = self._add(entry, found)
             if entry is checked[1]:
