@@ -80,8 +80,8 @@ def attack_configs(
         for budget in budgets:
             # By its full name, whatever scope the detector is of.
             kind = attack['type'].removeprefix('mmdiff.')
-            inner = 'MIM' if kind == 'Transfer' else kind
-            has = arguments(ATTACKS.get(f'mmdiff.{inner}'))
+            inner = attack.get('attack', dict(type=f'mmdiff.{kind}'))['type']
+            has = arguments(ATTACKS.get(inner))
             own = {k: v for k, v in options.items() if k in has}
             taken |= {*own}
             if budget is not None:

@@ -8,6 +8,8 @@ from .robustness import arguments, main_metric
 
 # Change of every value (of 255) at which an image has nothing that a model could need.
 LARGE = 64
+# What sees no gradient of the model.
+BLIND = 'noise', 'square', 'transfer'
 # A gradient costs about three passes: black-box search gets as much time.
 QUERIES_PER_STEP = 3
 
@@ -129,8 +131,8 @@ def check_rows(rows: list[dict], clean: dict) -> None:
         clean: The clean entry.
     """
     slack, base = max(0.02, 1 / clean['num_images']), clean['image_ap']
-    aps = {k: [r['image_ap'] for r in rows if r['attack'] == k] for k in _REFERENCES}
-    noise, black = (min(found, default=1.0) for found in aps.values())
+    aps = {k: [r['image_ap'] for r in rows if r['attack'] == k] for k in BLIND}
+    noise, black = (min(aps[k], default=1.0) for k in ('noise', 'square'))
     for row in (r for r in rows if r['role'] == 'attack'):
         own, name = row['image_ap'], name_of(row)
         if noise < min(own - slack / 2, base - slack):
@@ -140,14 +142,11 @@ def check_rows(rows: list[dict], clean: dict) -> None:
             )
         # A row that counts those above it says nothing about itself.
         alone = not any(r.get('cumulative') for r in rows)
-        if alone and row['attack'] != 'transfer' and black < own - slack:
+        if alone and row['attack'] not in BLIND and black < own - slack:
             row['reasons'].append(
                 f'{name} leaves a mean AP per image of {own:.3f}, black-box search '
                 f'{black:.3f}: its gradients may be hidden'
             )
-
-
-_REFERENCES = 'noise', 'square'
 
 
 def check_controls(name: str, clean, attacked, runs: dict) -> tuple[dict, list[str]]:
