@@ -40,7 +40,9 @@ class GradientAttack(ObjectiveAttack):
     Args:
         random_start: Start anywhere in the budget instead of at the image.
         keep_best: Return, of all iterates of an image, the one with the highest
-            objective instead of the last one, for the price of one more forward pass.
+            objective instead of the last one. ``None``: unless a detector's proposals
+            move. Then the objectives of two iterates are on other proposals and
+            samples, and the highest is often only luck.
         **kwargs: See :class:`ObjectiveAttack`.
 
     Raises:
@@ -58,7 +60,7 @@ class GradientAttack(ObjectiveAttack):
         eps: float = 8,
         steps: int = 10,
         random_start: bool = True,
-        keep_best: bool = True,
+        keep_best: bool | None = True,
         **kwargs,
     ) -> None:
         super().__init__(eps, steps, **kwargs)
@@ -79,7 +81,10 @@ class GradientAttack(ObjectiveAttack):
         for x, image_id in zip(images, ids):
             start = self._start(x, image_id, restart)
             traces.append(Trace(x, start, start))
-        same = self.proposals == 'fixed' or (self.keep_best and not self.resample)
+        fixed, keep_best = self.proposals == 'fixed', self.keep_best
+        if keep_best is None:
+            keep_best = fixed or getattr(model, 'roi_head', None) is None
+        same = fixed or (keep_best and not self.resample)
         for step in range(self.steps):
             noise_seed = self.seed_of(ids[0], restart, step)
             what = ('final',) if same else (restart, step)
@@ -93,7 +98,7 @@ class GradientAttack(ObjectiveAttack):
         adv = [trace.adv for trace in traces]
         losses = self._query(model, adv, samples, ids, restart, self.steps)
         self._record(self.steps, losses)
-        if not self.keep_best:
+        if not keep_best:
             return adv, losses.tolist()
         for trace, loss in zip(traces, losses.tolist()):
             trace.see(loss)

@@ -12,8 +12,8 @@ class PGD(GradientAttack):
     """Projected gradient descent (Madry et al. 2018) on a detector or classifier.
 
     On two-stage detectors it ascends on the losses as the model computes them: each
-    iterate has its own proposals and samples. Falling steps end with higher losses and
-    a lower mAP than constant ones (see docs/evaluation.md).
+    iterate has its own proposals and samples. Falling steps end with higher losses than
+    constant ones (see docs/evaluation.md).
 
     Args:
         eps: Budget in pixel units (8 is 8/255).
@@ -21,10 +21,7 @@ class PGD(GradientAttack):
             from ``eps`` to ``eps / steps``.
         steps: Number of steps.
         norm: ``'linf'`` (step along the sign) or ``'l2'`` (along the unit gradient).
-        keep_best: Return the best iterate instead of the last; ``None``: where
-            ``proposals='fixed'``. With moving ones the losses of two iterates are on
-            other proposals and samples, and the highest is often only luck.
-        random_start, restarts, objective, eot, proposals, **kwargs: See
+        random_start, restarts, objective, eot, proposals, keep_best, **kwargs: See
             :class:`GradientAttack`.
 
     Example:
@@ -50,7 +47,6 @@ class PGD(GradientAttack):
         **kwargs,
     ) -> None:
         kwargs.update(norm=norm, restarts=restarts, objective=objective, eot=eot)
-        keep_best = proposals == 'fixed' if keep_best is None else keep_best
         kwargs.update(proposals=proposals, keep_best=keep_best)
         super().__init__(eps, steps, random_start, **kwargs)
         self._set_step_size(step_size, None)

@@ -131,7 +131,7 @@ def main() -> None:
     scale = ground_truth_scale(dataset)
     common = dict(eps=args.eps, steps=args.steps, gt_scale=scale, seed=args.seed)
     step_size = 2.5 * args.eps / args.steps
-    alike = dict(common, step_size=step_size, random_start=False)
+    alike = dict(common, step_size=step_size, random_start=False, keep_best=False)
     art = art_pgd(model, args.eps, step_size, args.steps)
 
     def ours(**settings) -> Callable:
