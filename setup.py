@@ -9,7 +9,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).resolve().parent
 
 # Two families give the same imports (mmengine, mmcv, mmdet, mmpretrain) and clash, so
-# neither is a requirement; mmdiff.stack says at import which one is missing.
+# neither is a requirement; mmdiff.utils.environment says at import which one is missing.
 ONEDL = [
     'onedl-mmengine>=0.10.12,<0.11',
     'onedl-mmcv>=2.3.6,<2.4',

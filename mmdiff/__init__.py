@@ -1,19 +1,41 @@
-"""mmdiff: frozen diffusion U-Nets as robust backbones for MMDetection."""
+"""mmdiff: frozen diffusion U-Nets as robust backbones for MMDetection.
 
-from . import stack  # noqa: F401  isort: skip  (first: it names what is missing)
-from . import attacks, diffusion, engine, models
-from .attacks import DAG, PGD
-from .configs import config_path
-from .diffusion import DiffusionModel
+Names are imported when they are first used: a command that only reads results waits
+neither for torch nor for mmdet.
+"""
 
-__version__ = '0.1.0'
-__all__ = [
-    'DAG',
-    'PGD',
-    'DiffusionModel',
+from importlib import import_module
+from typing import Any
+
+from .version import __version__
+
+# Name: the module that has it. Subpackages are names of their own.
+_EXPORTS = {
+    'DAG': 'attacks',
+    'PGD': 'attacks',
+    'DiffusionModel': 'diffusion',
+    'config_path': 'utils.configs',
+}
+_PACKAGES = (
     'attacks',
-    'config_path',
+    'datasets',
     'diffusion',
     'engine',
+    'evaluation',
     'models',
-]
+    'registry',
+    'utils',
+)
+__all__ = ['__version__', *_EXPORTS, *_PACKAGES]  # noqa: PLE0604 (computed)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
+    if name in _PACKAGES:
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,9 +1,16 @@
 """Registries of the scope ``mmdiff``.
 
 They are children of mmengine's roots, so ``type='mmdiff.DiffusionUNet'`` resolves
-from mmdet and from mmpretrain configs alike. ``ATTACKS`` is a root of its own.
+from mmdet and from mmpretrain configs alike. ``ATTACKS`` is a root of its own. Whoever
+uses a component comes by here, so here the mm packages are checked.
 """
 
+from .utils.environment import check_stack
+
+check_stack()  # before mmengine is imported: it names what is missing
+
+# ruff: noqa: E402
+from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
@@ -11,6 +18,9 @@ from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
+
+# Lets `_base_ = 'mmdiff::detection/...'` and mmengine.hub.get_config find the configs.
+MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
 
 MODELS = Registry(
     'model',

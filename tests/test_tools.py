@@ -535,7 +535,7 @@ def test_wheel_carries_configs_and_assets(tmp_path):
     zipfile.ZipFile(wheel).extractall(target)
     code = (
         f'import sys; sys.path.insert(0, {str(target)!r}); import mmdiff;'
-        'from mmdiff.configs import config_path; from mmengine.config import Config;'
+        'from mmdiff.utils.configs import config_path; from mmengine.config import Config;'
         'from mmdet.registry import MODELS;'
         'from mmdet.utils import register_all_modules;'
         'register_all_modules(); path = config_path("detection/'

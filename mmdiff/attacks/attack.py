@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from .model_state import differentiable, frozen_parameters, unwrap
+from mmdiff.utils.modules import differentiable, frozen_parameters, unwrap
 from .objectives import to_input_scale
 
 NORMS = ('linf', 'l2')

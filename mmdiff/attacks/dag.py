@@ -11,7 +11,7 @@ from mmdiff.registry import ATTACKS
 
 from .attack import Attack
 from .gradient_attack import GradientBlocked
-from .model_state import training_flags
+from mmdiff.utils.modules import training_flags
 from .proposals import Proposals, propose
 
 

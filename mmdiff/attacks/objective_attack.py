@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .attack import Attack
-from .model_state import training_flags
+from mmdiff.utils.modules import training_flags
 from .objectives import OBJECTIVES, find_proposals, image_losses, prepare
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdiff.registry import ATTACKS, MODELS
 
 from .attack import Attack
-from .model_state import unwrap
+from mmdiff.utils.modules import unwrap
 from .objectives import num_classes
 
 

@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmdiff.attacks import Attack, AttackStats
-from mmdiff.configs import config_path
+from mmdiff.utils.configs import config_path
 from mmdiff.registry import ATTACKS
 
 SCHEMA = 'mmdiff-robustness/2'

@@ -10,7 +10,7 @@ from torch import nn
 
 from mmdiff import DAG, PGD
 from mmdiff.attacks import APGD, MIM, RandomNoise, Square
-from mmdiff.attacks.model_state import training_flags
+from mmdiff.utils.modules import training_flags
 
 # The heads are untrained: DAG takes every prior, whatever its box and score.
 OPEN = dict(active_iou=-1.0, active_score=-1.0, max_proposals=200)

@@ -10,7 +10,7 @@ from mmengine.structures import InstanceData
 
 from mmdiff import DAG
 from mmdiff.attacks import GradientBlocked
-from mmdiff.attacks.model_state import training_flags
+from mmdiff.utils.modules import training_flags
 from mmdiff.attacks.proposals import DenseProposals, Proposals, RoIProposals, propose
 
 OPEN = dict(active_iou=-1.0, active_score=-1.0)

@@ -21,7 +21,7 @@ from mmengine.runner.amp import autocast
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked
-from mmdiff.attacks.model_state import unwrap
+from mmdiff.utils.modules import unwrap
 from mmdiff.evaluation.image_ap import image_ap
 from mmdiff.evaluation.sanity import settings
 

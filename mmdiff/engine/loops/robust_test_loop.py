@@ -13,7 +13,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import TestLoop
 
 from mmdiff.attacks import Attack, AttackStats, GradientAttack, GradientBlocked
-from mmdiff.attacks.model_state import unwrap
+from mmdiff.utils.modules import unwrap
 from mmdiff.evaluation import draw_grid, main_metric, write_robustness
 from mmdiff.evaluation.robustness import PROTOCOLS
 from mmdiff.evaluation.sanity import (

@@ -1,6 +1,6 @@
 import pytest
 
-from mmdiff import stack
+from mmdiff.utils import environment as stack
 
 
 @pytest.mark.parametrize(

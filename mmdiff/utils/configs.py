@@ -2,10 +2,6 @@
 
 from pathlib import Path
 
-from mmengine.config.utils import MODULE2PACKAGE
-
-# Lets `_base_ = 'mmdiff::detection/...'` and mmengine.hub.get_config find them.
-MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
 
 
 def config_path(name: str) -> str:
@@ -21,7 +17,7 @@ def config_path(name: str) -> str:
         >>> config_path('detection/faster-rcnn_toy-unet_dfpn_toy-voc.py')[-12:]
         'n_toy-voc.py'
     """
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     folders = package / '.mim' / 'configs', package.parent / 'configs'
     folder = next(f for f in folders if f.is_dir())
     if not (folder / name).is_file():

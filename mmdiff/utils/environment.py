@@ -56,6 +56,3 @@ def check_stack() -> None:
             '--force-reinstall --no-deps --no-cache-dir onedl-mmcv (7 minutes on two '
             'cores).'
         )
-
-
-check_stack()

@@ -1,10 +1,10 @@
-"""Put a model in the state that an attack needs, and back."""
+"""State of an mm model: put it as an attack needs it, and back."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -13,24 +13,20 @@ STOCHASTIC = ('Dropout', 'DropPath', 'DropBlock')
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside a DDP wrapper.
-
-    Raises:
-        ValueError: For a test-time-augmentation model.
-    """
+    """Return the model inside DDP and other wrappers of mmengine."""
     while is_model_wrapper(model):
         model = model.module
-    if isinstance(model, BaseTTAModel):
-        raise ValueError(
-            'An attack has no one input to perturb under test-time augmentation; run '
-            'without --tta (without the TTA model).'
-        )
     return model
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Device of a model, that of its first parameter."""
+    return next(model.parameters()).device
 
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No parameter asks for a gradient: only the input's is computed."""
+    """Take no gradient of any parameter: only the input's is computed."""
     wanted = [p for p in model.parameters() if p.requires_grad]
     try:
         for parameter in wanted:
@@ -64,7 +60,7 @@ def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def differentiable(device: torch.device) -> Iterator[None]:
-    """Gradients on, mixed precision off, global random state kept."""
+    """Switch gradients on and mixed precision off; keep the global random state."""
     devices = [device] if device.type == 'cuda' else []
     with (
         torch.enable_grad(),
@@ -72,3 +68,22 @@ def differentiable(device: torch.device) -> Iterator[None]:
         torch.random.fork_rng(devices),
     ):
         yield
+
+
+@contextmanager
+def replaced(owner: nn.Module, name: str, function: Callable) -> Iterator[None]:
+    """Replace the method ``owner.name`` by ``function``, and put back what was there.
+
+    What was there is the method of the class, or an attribute that a user had set on
+    the instance.
+    """
+    # In the instance's own dictionary, past nn.Module's setattr: a submodule of that
+    # name stays registered and is only hidden.
+    own = vars(owner)
+    before = {name: own[name]} if name in own else {}
+    own[name] = function
+    try:
+        yield
+    finally:
+        del own[name]
+        own.update(before)
