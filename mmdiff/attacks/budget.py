@@ -1,0 +1,128 @@
+"""How far an attack may move an image: the norm ball and the range of pixel values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # a report compares budgets without waiting for torch
+    import torch
+    from torch import Tensor
+
+NORMS = ('linf', 'l2')
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A ball around the clean image, cut to pixel values of 0..255.
+
+    All methods take one image of shape (C, H, W).
+
+    Args:
+        eps: Radius in pixel units: 8 is 8/255. ``None``: the range of pixel values is
+            the only bound.
+        norm: ``'linf'``: largest change of a pixel value; ``'l2'``: Euclidean norm over
+            all values of an image.
+
+    Raises:
+        ValueError: For a negative ``eps`` or an unknown ``norm``.
+
+    Example:
+        >>> Budget(4) in Budget(8), Budget(4) in Budget(8, 'l2'), Budget(4) in Budget()
+        (True, False, True)
+    """
+
+    eps: float | None = None
+    norm: str = 'linf'
+
+    def __post_init__(self) -> None:
+        if self.eps is not None and not self.eps >= 0:
+            raise ValueError(
+                f'eps={self.eps} is negative; give the budget in pixel units (8 is '
+                '8/255).'
+            )
+        if self.norm not in NORMS:
+            raise ValueError(
+                f'norm={self.norm!r} is unknown; choose one of {NORMS}.'
+            )
+
+    @property
+    def radius(self) -> float:
+        """``eps``, or infinity if there is none."""
+        return math.inf if self.eps is None else self.eps
+
+    def __contains__(self, other: Budget) -> bool:
+        """Whether this budget allows whatever ``other`` allows."""
+        return self.norm == other.norm and other.radius <= self.radius
+
+    def __str__(self) -> str:
+        if self.eps is None:
+            return 'no budget'
+        return f'{self.norm.capitalize()} {self.eps:g}'
+
+    @property
+    def suffix(self) -> str:
+        """End of a metric's name: ``_eps4``, ``_l2_eps500``, or nothing."""
+        norm = '' if self.norm == 'linf' else f'_{self.norm}'
+        return norm if self.eps is None else f'{norm}_eps{self.eps:g}'
+
+    def measure(self, delta: Tensor) -> float:
+        """Size of a change in the budget's norm."""
+        size = delta.abs().max() if self.norm == 'linf' else delta.norm()
+        return size.item()
+
+    def project(self, adv: Tensor, clean: Tensor) -> Tensor:
+        """Return the nearest image within 0..255 and the ball."""
+        if self.eps is None:
+            return adv.clamp(0, 255)
+        if self.eps == 0:
+            return clean.clone()
+        if self.norm == 'linf':
+            lower = (clean - self.eps).clamp(min=0)
+            upper = (clean + self.eps).clamp(max=255)
+            return adv.clamp(lower, upper)
+        delta = adv - clean
+        delta = delta * (self.eps / delta.norm().clamp(min=self.eps))
+        # Clipping to the pixel range moves towards the clean image: still inside.
+        return (clean + delta).clamp(0, 255)
+
+    def round(self, adv: Tensor, clean: Tensor) -> Tensor:
+        """Return whole pixel values, as a file holds them, still within the ball.
+
+        Values that rounding would take outside are rounded towards the clean image; a
+        clean image of whole values stays in reach.
+        """
+        rounded = adv.round()
+        if self.eps is None:
+            return rounded
+        inward = adv.floor().where(adv > clean, adv.ceil())
+        if self.norm == 'linf':
+            return inward.where((rounded - clean).abs() > self.eps, rounded)
+        return inward if (rounded - clean).norm() > self.eps else rounded
+
+    def direction(self, grad: Tensor) -> Tensor:
+        """Step of size 1 along which a linear objective rises fastest."""
+        if self.norm == 'linf':
+            return grad.sign()
+        return grad / grad.norm().clamp(min=1e-12)
+
+    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a change uniformly from the ball (pixel range aside)."""
+        import torch
+
+        if self.norm == 'linf':
+            noise = torch.rand(like.shape, generator=generator) * 2 - 1
+        else:
+            noise = torch.randn(like.shape, generator=generator)
+            radius = torch.rand((), generator=generator) ** (1 / like.numel())
+            noise = noise * (radius / noise.norm())
+        return self.radius * noise.to(like)
+
+    def sample_edge(self, like: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw a change of full size: signs (linf), or a random direction (l2)."""
+        import torch
+
+        noise = torch.randn(like.shape, generator=generator)
+        noise = noise.sign() if self.norm == 'linf' else noise / noise.norm()
+        return self.radius * noise.to(like)
