@@ -6,8 +6,8 @@ import torch
 from mmengine.config import ConfigDict
 
 from mmdiff import DiffusionModel
-from mmdiff.diffusion import DiffusionPretrainer
 from mmdiff.engine import export_prior
+from mmdiff.models import DiffusionPretrainer
 
 LATENT = dict(
     type='LatentDiffusion',

@@ -5,7 +5,7 @@ import torch
 from conftest import TINY_UNET
 from mmpretrain.structures import DataSample
 
-from mmdiff.diffusion import DiffusionPretrainer
+from mmdiff.models import DiffusionPretrainer
 
 LABELLED = {**TINY_UNET, 'sample_size': 16, 'num_class_embeds': 4, 'null_class': 3}
 EDM = dict(
