@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..utils.digests import digest_tensors
 from .features import FeatureInfo, resolve_taps
+from .predictions import noise_from, target_of, x0_from
 from .sampling import Generators
 
 
@@ -25,26 +26,20 @@ class DiffusionModel(nn.Module, ABC):
 
     Attributes:
         time_unit: ``'timestep'`` or ``'sigma'``.
-        unet: The denoising network.
         encoder_stride: Pixels of the image per pixel of what noise is added to.
         patch_size: The network sees ``pixel_unshuffle(x, patch_size)``.
-        feature_info: The network's taps, in the order of execution.
         total_stride: What H and W of an image must divide by.
-        truncated: Whether :meth:`truncate` was called; the model then only gives
-            features.
+        truncated: Whether the model gives features only (:meth:`truncate`).
 
     Args:
         unet: The denoising network.
         feature_info: Its taps, in the order of execution.
 
     Example:
-        >>> source = dict(type='UNet2DModel', block_out_channels=(4, 8),
-        ...     down_block_types=('DownBlock2D', 'DownBlock2D'), sample_size=32,
-        ...     up_block_types=('UpBlock2D', 'UpBlock2D'), norm_num_groups=2)
-        >>> model = DiffusionModel.from_pretrained(source)
-        >>> x = torch.zeros(1, 3, 32, 32)
-        >>> {k: tuple(v.shape) for k, v in model.features(x, 10, ['mid']).items()}
-        {'mid': (1, 8, 16, 16)}
+        >>> model = DiffusionModel.from_pretrained('mmdiff::toy_voc')
+        >>> x_t = model.add_noise(torch.zeros(1, 3, 64, 64), 10, torch.zeros(()))
+        >>> model.features(x_t, 10, ['mid'])['mid'].shape
+        torch.Size([1, 128, 2, 2])
     """
 
     time_unit: str
@@ -55,11 +50,9 @@ class DiffusionModel(nn.Module, ABC):
         super().__init__()
         self.unet = unet
         self.feature_info = feature_info
-        # The factor that H and W must divide by, to survive every downsampler.
+        # So that every downsampler halves evenly.
         self.total_stride = max(info.stride for info in feature_info)
         self.truncated = False
-
-    # Sources ------------------------------------------------------------------------
 
     @classmethod
     def from_pretrained(
@@ -95,17 +88,14 @@ class DiffusionModel(nn.Module, ABC):
             ValueError: If the weights are damaged or of another architecture, or the
                 schedule is wrong.
         """
-        # Only here: build knows all kinds, and each of them knows this class.
-        from .build import build_prior
+        from .build import build_prior  # which knows all kinds, as they know this one
 
         model = build_prior(
             source, schedule, patch_size, cache_dir, random_weights, **latent_args
         )
         if not isinstance(model, cls):
-            raise ValueError(
-                f'This source is a {type(model).__name__}, not a {cls.__name__}; load '
-                'it with DiffusionModel.from_pretrained.'
-            )
+            kind = type(model).__name__
+            raise ValueError(f'This source is a {kind}; load it as a DiffusionModel.')
         if dtype is not None:
             model.cast(dtype)
         return model.eval()
@@ -124,10 +114,8 @@ class DiffusionModel(nn.Module, ABC):
             nn.Module.to(network, getattr(torch, dtype))
 
     def fingerprint(self) -> bytes:
-        """SHA-256 of all weights and their names, 32 bytes."""
+        """Return the SHA-256 of all weights and their names, 32 bytes."""
         return digest_tensors(sorted(self.state_dict().items()))
-
-    # Sizes and classes --------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -173,8 +161,6 @@ class DiffusionModel(nn.Module, ABC):
                 'This prior was truncated to its taps and predicts no more; load it '
                 'again with DiffusionModel.from_pretrained.'
             )
-
-    # Time and noise -----------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -222,10 +208,8 @@ class DiffusionModel(nn.Module, ABC):
         return alpha * x0 + sigma * noise
 
     def _times(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """Give every image its time: one time or (N,) -> (N,)."""
+        """Give every image of ``x`` its time, (N,)."""
         return torch.as_tensor(t, device=x.device).expand(len(x))
-
-    # Features -----------------------------------------------------------------------
 
     def resolve_taps(self, taps: Sequence[str | int]) -> list[FeatureInfo]:
         """Turn names or indices (negatives count from the end) into taps.
@@ -293,8 +277,6 @@ class DiffusionModel(nn.Module, ABC):
     def enable_gradient_checkpointing(self) -> None:
         """Keep no activations inside blocks: less memory, more time."""
 
-    # Denoising ----------------------------------------------------------------------
-
     @property
     @abstractmethod
     def prediction_type(self) -> str:
@@ -305,10 +287,7 @@ class DiffusionModel(nn.Module, ABC):
     ) -> Tensor:
         """Return the network's raw output (noise, v or x_0, by ``prediction_type``).
 
-        Args:
-            x_t: Noised images (latents of a latent prior), (N, C, H, W).
-            t: One time or (N,).
-            cond: Classes, (N,), of a class-conditional prior.
+        Arguments as :meth:`features`; the result is like ``x_t``.
         """
         self.check_whole()
         return self._predict(x_t, self._times(t, x_t), cond).to(x_t.dtype)
@@ -321,25 +300,15 @@ class DiffusionModel(nn.Module, ABC):
         self, x_t: Tensor, t: float | Tensor, cond: Tensor | None = None
     ) -> Tensor:
         """Estimate the noise in ``x_t``, whatever the network predicts."""
-        out = self.predict(x_t, t, cond)
-        alpha, sigma = self.signal_and_noise(t, x_t)
-        if self.prediction_type == 'epsilon':
-            return out
-        if self.prediction_type == 'v_prediction':  # v = alpha eps - sigma x0
-            return alpha * out + sigma * x_t
-        return (x_t - alpha * out) / sigma
+        out, scales = self.predict(x_t, t, cond), self.signal_and_noise(t, x_t)
+        return noise_from(self.prediction_type, out, x_t, *scales)
 
     def predict_x0(
         self, x_t: Tensor, t: float | Tensor, cond: Tensor | None = None
     ) -> Tensor:
         """Estimate the clean image, whatever the network predicts."""
-        out = self.predict(x_t, t, cond)
-        alpha, sigma = self.signal_and_noise(t, x_t)
-        if self.prediction_type == 'epsilon':
-            return (x_t - sigma * out) / alpha
-        if self.prediction_type == 'v_prediction':
-            return alpha * x_t - sigma * out
-        return out
+        out, scales = self.predict(x_t, t, cond), self.signal_and_noise(t, x_t)
+        return x0_from(self.prediction_type, out, x_t, *scales)
 
     def diffusion_loss(
         self, x0: Tensor, t: Tensor, noise: Tensor, cond: Tensor | None = None
@@ -353,17 +322,9 @@ class DiffusionModel(nn.Module, ABC):
             cond: Classes, (N,), of a class-conditional prior.
         """
         out = self.predict(self.add_noise(x0, t, noise), t, cond)
-        target = self._target(x0, t, noise)
+        scales = self.signal_and_noise(t, x0)
+        target = target_of(self.prediction_type, x0, noise, *scales)
         return (out.float() - target).square().flatten(1).mean(1)
-
-    def _target(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """Return what the network should predict."""
-        if self.prediction_type == 'epsilon':
-            return noise
-        if self.prediction_type == 'v_prediction':
-            alpha, sigma = self.signal_and_noise(t, x0)
-            return alpha * noise - sigma * x0
-        return x0
 
     @abstractmethod
     def sample(

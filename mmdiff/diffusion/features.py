@@ -6,6 +6,7 @@ block (past its down- or upsampler), ``up.1.0`` the output of its first layer.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -130,19 +131,25 @@ def record_layers(unet: nn.Module, names: Iterable[str]) -> Iterator[dict[str, T
     outputs: dict[str, Tensor] = {}
     handles = []
     for name in set(names):
-        if name.count('.') < 2:
-            continue  # the output of a block
-
-        def record(_module, _args, output, name=name):
-            # Transformers of latent U-Nets give tuples.
-            outputs[name] = output[0] if isinstance(output, tuple) else output
-
-        handles.append(_layer_of(unet, name).register_forward_hook(record))
+        if name.count('.') == 2:  # the others are outputs of blocks
+            record = partial(_record_output, outputs, name)
+            handles.append(_layer_of(unet, name).register_forward_hook(record))
     try:
         yield outputs
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _record_output(
+    outputs: dict[str, Tensor],
+    name: str,
+    _module: nn.Module,
+    _args: tuple,
+    output: Tensor | tuple,
+) -> None:
+    """Forward hook: keep the output; transformers of latent U-Nets give tuples."""
+    outputs[name] = output[0] if isinstance(output, tuple) else output
 
 
 def _layer_of(unet: nn.Module, name: str) -> nn.Module:

@@ -1,6 +1,7 @@
 """What pixel and latent priors share: DDPM's timesteps on a U-Net of diffusers."""
 
 from abc import abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,10 +18,9 @@ from .features import (
     take_taps,
     truncate_unet,
 )
+from .predictions import PREDICTIONS
 from .sampling import Generators, sample_ddim
 from .weights import save_network
-
-PREDICTIONS = ('epsilon', 'v_prediction', 'sample')
 
 
 class TimestepDiffusionModel(DiffusionModel):
@@ -57,7 +57,7 @@ class TimestepDiffusionModel(DiffusionModel):
             'alphas_cumprod', scheduler.alphas_cumprod.clone(), persistent=False
         )
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the schedule with the module, but never cast it: it stays exact."""
         exact = self.alphas_cumprod
         super()._apply(fn, recurse)

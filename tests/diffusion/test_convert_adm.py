@@ -225,7 +225,7 @@ SPOILED = {
     'malicious': (ValueError, 'nothing was executed'),
     'other architecture': (ValueError, 'fits no preset .* give preset .imagenet64'),
     'other shapes': (ValueError, r'1 weights .*in_layers.2.weight.*\(32, 32, 3, 3\)'),
-    'wrong preset': (ValueError, r"weights are not .* '.*weight' \(found .*preset"),
+    'wrong preset': (ValueError, r"weights are not .* '.*weight' \(given .*preset"),
     'unknown preset': (ValueError, "preset='imagenet1024': give one of imagenet64"),
     'missing config': (ValueError, 'none.json is no JSON file .*No such file'),
     'config is a list': (ValueError, 'flags.json is no JSON file of flags'),

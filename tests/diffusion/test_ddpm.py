@@ -108,3 +108,12 @@ def test_unknown_prediction_is_refused():
     """It would pass for an estimate of the clean image."""
     with pytest.raises(ValueError, match="prediction_type='noise' is unknown"):
         build(schedule=dict(prediction_type='noise'))
+
+
+def test_the_schedule_stays_exact_whatever_the_module_is_cast_to():
+    model = build()
+    exact = model.alphas_cumprod.clone()
+    for cast in (model.half, model.bfloat16, model.double, model.float):
+        cast()
+        assert model.alphas_cumprod.dtype == torch.float32
+        assert torch.equal(model.alphas_cumprod, exact)

@@ -355,3 +355,24 @@ def test_sigma_of_the_cifar_config_is_the_fourth_of_eighteen():
     config = Config.fromfile(config_path('_base_/priors/edm-cifar10.py'))
     found = config.prior_backbone.sigma
     assert found == pytest.approx(karras_sigmas(18)[-4].item(), abs=5e-5)
+
+
+def test_each_network_refuses_the_options_of_the_other():
+    for change in (
+        dict(model_type='DhariwalUNet', encoder_type='standard'),
+        dict(model_type='DhariwalUNet', resample_filter=[1, 3, 3, 1]),
+    ):
+        with pytest.raises(ValueError, match='unexpected keyword') as caught:
+            DiffusionModel.from_pretrained({**TINY, **change})
+        assert '\n' not in str(caught.value)
+
+
+def test_preconditioning_is_that_of_table_1():
+    """c_skip x + c_out F is a denoiser of unit-variance input and target."""
+    factors = build().unet.precondition(SIGMAS)
+    sigma, data = SIGMAS.view(-1, 1, 1, 1), 0.5
+    assert torch.allclose(factors.c_in**2 * (sigma**2 + data**2), torch.ones(1))
+    # Variance of the target (x_0 - c_skip x) / c_out of data with deviation 0.5.
+    rest = (1 - factors.c_skip) ** 2 * data**2 + factors.c_skip**2 * sigma**2
+    assert torch.allclose(rest / factors.c_out**2, torch.ones(1))
+    assert torch.allclose(factors.c_noise, SIGMAS.log() / 4)

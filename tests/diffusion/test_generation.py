@@ -115,3 +115,12 @@ def test_a_finished_npz_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match='is there already'):
         generate_images(build(), 1, tmp_path / 'x.npz')
     assert (tmp_path / 'x.npz').read_bytes() == b'precious'
+
+
+def test_what_a_killed_run_was_writing_is_no_image(tmp_path):
+    model = build()
+    generate_images(model, 2, tmp_path, steps=2)
+    half = next(tmp_path.rglob('*.png')).with_name('.000009.123.partial.png')
+    half.write_bytes(b'half')
+    assert generate_images(model, 2, tmp_path, steps=2) == 0
+    assert len(read(tmp_path)) == 2

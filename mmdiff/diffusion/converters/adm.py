@@ -1,9 +1,8 @@
 """Convert checkpoints of guided-diffusion (ADM) to diffusers' ``UNet2DModel``.
 
-Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis"; the names
-on the other side are those of https://github.com/openai/guided-diffusion (MIT).
-``adm_presets.json`` has its flags with their defaults, and the flags of the released
-checkpoints, from its README.
+The network is that of Dhariwal and Nichol 2021, the names on the other side are those
+of https://github.com/openai/guided-diffusion (MIT). ``adm_presets.json`` has its flags
+with their defaults, and the flags of the released checkpoints, from its README.
 """
 
 import json
@@ -21,7 +20,6 @@ from ..unets import build_unet
 from .restricted_pickle import load_state_dict
 
 _DATA = json.loads(Path(__file__).with_name('adm_presets.json').read_text())
-# Flags of guided-diffusion and their defaults; the last five change no network.
 DEFAULTS: dict[str, object] = _DATA['defaults']
 # Channels of each level, by the size of the image.
 CHANNEL_MULTS: dict[int, str] = {
@@ -225,7 +223,7 @@ def _adm_block(side: str, i: int, kind: str, j: int, unet: UNet2DModel) -> str:
 
 
 def adm_shapes(unet: UNet2DModel) -> dict[str, tuple[int, ...]]:
-    """Return names and shapes of the checkpoint that fits ``unet``."""
+    """List names and shapes of the checkpoint that fits ``unet``."""
     shapes = {}
     for name, value in unet.state_dict().items():
         name, shape = adm_name(name, unet), tuple(value.shape)
@@ -241,7 +239,7 @@ def _mismatches(state: dict[str, Tensor], unet: UNet2DModel) -> list[str]:
     given = {name: tuple(value.shape) for name, value in state.items()}
     needed = adm_shapes(unet)
     return [
-        f'{name!r} (found {given.get(name)}, needed {needed.get(name)})'
+        f'{name!r} (given {given.get(name)}, needed {needed.get(name)})'
         for name in {**needed, **given}
         if given.get(name) != needed.get(name)
     ]
@@ -265,7 +263,8 @@ def adm_state_dict(
     if odd:
         raise ValueError(
             f'{len(odd)} weights are not those of the network, as {odd[0]}; give '
-            'another preset or config (without one, those that fit are found).'
+            'another preset or config (without both, the preset follows from the '
+            'shapes).'
         )
     weights = {}
     for name, target in unet.state_dict().items():

@@ -54,14 +54,7 @@ class DhariwalUNet(EncoderDecoder):
         label_dropout: float = 0.0,
     ) -> None:
         super().__init__(
-            img_resolution,
-            channels,
-            label_dim,
-            augment_dim,
-            [model_channels * mult for mult in channel_mult],
-            num_blocks,
-            attn_resolutions,
-            label_dropout,
+            img_resolution, channels, label_dim, augment_dim, label_dropout
         )
         emb_channels = model_channels * channel_mult_emb
         self.map_noise = NoiseEmbedding(model_channels, fourier=False, endpoint=False)
@@ -74,7 +67,8 @@ class DhariwalUNet(EncoderDecoder):
         block = partial(
             UNetBlock, emb_channels=emb_channels, dropout=dropout, eps=self.eps
         )
-        self._build(block, width=self.widths[0])
+        widths = [model_channels * mult for mult in channel_mult]
+        self._build(block, widths[0], widths, num_blocks, attn_resolutions)
         self._initialise()
 
     def _num_heads(self, width: int) -> int:

@@ -32,9 +32,6 @@ class EncoderDecoder(nn.Module, ABC):
         channels: Channels of the image.
         label_dim: Number of classes; 0 is unconditional.
         augment_dim: Length of the vector that tells of augmentations; 0 is none.
-        widths: Channels of each level; each halves the resolution.
-        num_blocks: Blocks per level; the decoder has one more.
-        attn_resolutions: Resolutions with self-attention.
         label_dropout: Share of the training samples that lose their class.
     """
 
@@ -49,18 +46,12 @@ class EncoderDecoder(nn.Module, ABC):
         channels: int,
         label_dim: int,
         augment_dim: int,
-        widths: list[int],
-        num_blocks: int,
-        attn_resolutions: Sequence[int],
         label_dropout: float,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        self.img_resolution, self.channels = img_resolution, channels
         self.label_dim, self.augment_dim = label_dim, augment_dim
         self.label_dropout = label_dropout
-        self.sides = [img_resolution >> level for level in range(len(widths))]
-        self.widths, self.num_blocks = widths, num_blocks
-        self.attn_resolutions = attn_resolutions
         self.gradient_checkpointing = False
         self.feature_info: list[FeatureInfo] = []
         # Paths of the modules in the order of execution, and how many of them have run
@@ -91,13 +82,26 @@ class EncoderDecoder(nn.Module, ABC):
 
     # Building -----------------------------------------------------------------------
 
-    def _build(self, block: partial, width: int) -> None:
+    def _build(
+        self,
+        block: partial,
+        width: int,
+        widths: list[int],
+        num_blocks: int,
+        attn_resolutions: Sequence[int],
+    ) -> None:
         """Add all modules but the embedding's.
 
         Args:
             block: A :class:`UNetBlock` that waits for its channels.
             width: Channels of the first convolution.
+            widths: Channels of each level; each halves the resolution.
+            num_blocks: Blocks per level; the decoder has one more.
+            attn_resolutions: Resolutions with self-attention.
         """
+        self.sides = [self.img_resolution >> level for level in range(len(widths))]
+        self.widths, self.num_blocks = widths, num_blocks
+        self.attn_resolutions = attn_resolutions
         self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
         skips = self._build_encoder(block, width)
         self._build_decoder(block, skips)

@@ -1,7 +1,7 @@
 """Layers of EDM's networks; parameters are named as in the published checkpoints."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -195,7 +195,7 @@ class NoiseEmbedding(nn.Module):
         self.scale = 2 * math.pi if fourier else 1.0
         self.register_buffer('freqs', freqs, persistent=fourier)
 
-    def _apply(self, fn, recurse: bool = True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Move the frequencies, but never cast them: half of them would be wrong."""
         exact = self.freqs
         super()._apply(fn, recurse)

@@ -71,42 +71,43 @@ class SongUNet(EncoderDecoder):
         check_choice('encoder_type', encoder_type, ('standard', 'residual'))
         check_choice('decoder_type', decoder_type, ('standard',))
         super().__init__(
-            img_resolution,
-            channels,
-            label_dim,
-            augment_dim,
-            [model_channels * mult for mult in channel_mult],
-            num_blocks,
-            attn_resolutions,
-            label_dropout,
+            img_resolution, channels, label_dim, augment_dim, label_dropout
         )
         self.residual_encoder = encoder_type == 'residual'
         self.resample_filter = resample_filter
         # Channels of the image on its own way down.
         self._aux_channels = channels
-
         noise_channels = model_channels * channel_mult_noise
         emb_channels = model_channels * channel_mult_emb
+        self._build_embedding(noise_channels, emb_channels, embedding_type)
+        block = self._block(emb_channels, dropout)
+        widths = [model_channels * mult for mult in channel_mult]
+        self._build(block, model_channels, widths, num_blocks, attn_resolutions)
+        self._initialise()
+
+    def _build_embedding(
+        self, noise_channels: int, emb_channels: int, embedding_type: str
+    ) -> None:
         fourier = embedding_type == 'fourier'
         self.map_noise = NoiseEmbedding(noise_channels, fourier, endpoint=True)
         self.map_layer0 = nn.Linear(noise_channels, emb_channels)
         self.map_layer1 = nn.Linear(emb_channels, emb_channels)
-        if label_dim:
-            self.map_label = nn.Linear(label_dim, noise_channels)
-        if augment_dim:
-            self.map_augment = nn.Linear(augment_dim, noise_channels, bias=False)
-        block = partial(
+        if self.label_dim:
+            self.map_label = nn.Linear(self.label_dim, noise_channels)
+        if self.augment_dim:
+            self.map_augment = nn.Linear(self.augment_dim, noise_channels, bias=False)
+
+    def _block(self, emb_channels: int, dropout: float) -> partial:
+        return partial(
             UNetBlock,
             emb_channels=emb_channels,
             dropout=dropout,
             skip_scale=math.sqrt(0.5),
             eps=self.eps,
-            resample_filter=resample_filter,
+            resample_filter=self.resample_filter,
             resample_proj=True,
             adaptive_scale=False,
         )
-        self._build(block, width=model_channels)
-        self._initialise()
 
     def _num_heads(self, width: int) -> int:
         return 1

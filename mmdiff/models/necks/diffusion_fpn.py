@@ -54,16 +54,7 @@ class DiffusionFPN(BaseModule):
         **fpn_kwargs,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if len(in_channels) != len(in_strides) or not in_channels:
-            raise ValueError(
-                f'in_channels={list(in_channels)} and in_strides={list(in_strides)} '
-                'must name the same taps, at least one: copy both from feature_info.'
-            )
-        if any(b != 2 * a for a, b in zip(out_strides, out_strides[1:])):
-            raise ValueError(
-                f'out_strides={list(out_strides)} must double from level to level, as '
-                '(4, 8, 16, 32).'
-            )
+        _check_levels(in_channels, in_strides, out_strides)
         self.in_strides = list(in_strides)
         projection_norm = norm_cfg or dict(
             type='GN', num_groups=math.gcd(32, out_channels)
@@ -113,6 +104,22 @@ class DiffusionFPN(BaseModule):
                 _resample(levels[_nearest(stride, filled)], size)
                 for stride, size in sizes.items()
             )
+        )
+
+
+def _check_levels(
+    in_channels: Sequence[int], in_strides: Sequence[int], out_strides: Sequence[int]
+) -> None:
+    if len(in_channels) != len(in_strides) or not in_channels:
+        raise ValueError(
+            f'in_channels={list(in_channels)} and in_strides={list(in_strides)} must '
+            'name the same taps, at least one: copy out_channels and out_strides of '
+            'the backbone (DiffusionUNet logs them).'
+        )
+    if any(b != 2 * a for a, b in zip(out_strides, out_strides[1:])):
+        raise ValueError(
+            f'out_strides={list(out_strides)} must double from level to level, as '
+            '(4, 8, 16, 32).'
         )
 
 
