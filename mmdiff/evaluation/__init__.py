@@ -1,9 +1,9 @@
 """Robustness results: measuring, checking, writing, drawing."""
 
 from .corruptions import evaluate_corruptions
-from .denoising_loss import DenoisingLoss
 from .figures import draw_curve, draw_grid
 from .image_ap import class_aps, image_ap, image_margin
+from .metrics import DenoisingLoss
 from .robustness import (
     attack_configs,
     main_metric,

@@ -11,7 +11,7 @@ from mmdiff.registry import METRICS
 class DenoisingLoss(BaseMetric):
     """Mean held-out loss per noise level, and over all of them (``mean``).
 
-    Takes what :class:`DiffusionPretrainer` gives in validation.
+    It takes what ``DiffusionPretrainer`` gives in validation.
 
     Example:
         >>> metric = DenoisingLoss()
@@ -23,9 +23,16 @@ class DenoisingLoss(BaseMetric):
     # Not *loss*: mmengine's logs would average it over past validations.
     default_prefix = 'held_out'
 
-    def process(self, data_batch, data_samples: Sequence[dict]) -> None:
+    def process(
+        self, data_batch: object, data_samples: Sequence[dict[str, float]]
+    ) -> None:
+        """Keep the losses of a batch, a dictionary by noise level for every image."""
         self.results.extend(data_samples)
 
-    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        levels = {k: sum(r[k] for r in results) / len(results) for k in results[0]}
+    def compute_metrics(self, results: list[dict[str, float]]) -> dict[str, float]:
+        """Average the losses of all images."""
+        levels = {
+            level: sum(losses[level] for losses in results) / len(results)
+            for level in results[0]
+        }
         return {**levels, 'mean': sum(levels.values()) / len(levels)}

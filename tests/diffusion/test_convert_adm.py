@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from mmdiff import DiffusionModel
+from mmdiff.diffusion import DDPMDiffusionModel
 from mmdiff.diffusion.converters import adm
 
 TESTS = Path(__file__).parents[1]
@@ -96,15 +97,15 @@ def test_outputs_and_features_are_the_official_ones(converted, variant):
 
 @pytest.mark.parametrize('name', adm.PRESETS)
 def test_presets_have_the_names_and_shapes_of_the_official_networks(name):
-    shapes = adm.adm_shapes(adm.build(adm.PRESETS[name]))
+    shapes = adm.adm_shapes(adm.build_empty(adm.PRESETS[name]))
     assert reference.digest(shapes) == SHAPES['presets'][name]
 
 
 def test_blocks_of_the_256_px_model():
     """Counted 1 to 37, block 24 is 1024 x 16 x 16 (papers use it)."""
-    unet = adm.build(adm.PRESETS['imagenet256-uncond'])
+    unet = adm.build_empty(adm.PRESETS['imagenet256-uncond'])
     with torch.device('meta'):
-        model = DiffusionModel(unet, adm.build_scheduler())
+        model = DDPMDiffusionModel(unet, adm.build_scheduler())
     taps = taps_of_blocks(model)
     assert len(taps) == 36  # and the first convolution
     info = {info.name: info for info in model.feature_info}
@@ -224,7 +225,7 @@ SPOILED = {
     'malicious': (ValueError, 'nothing was executed'),
     'other architecture': (ValueError, 'fits no preset .* give preset .imagenet64'),
     'other shapes': (ValueError, r'1 weights .*in_layers.2.weight.*\(32, 32, 3, 3\)'),
-    'wrong preset': (ValueError, r"weights are not .* '.*weight' \(found .*preset"),
+    'wrong preset': (ValueError, r"weights are not .* '.*weight' \(given .*preset"),
     'unknown preset': (ValueError, "preset='imagenet1024': give one of imagenet64"),
     'missing config': (ValueError, 'none.json is no JSON file .*No such file'),
     'config is a list': (ValueError, 'flags.json is no JSON file of flags'),
@@ -255,11 +256,10 @@ def test_half_a_folder_never_remains(tmp_path, monkeypatch):
     source, flags = checkpoint('legacy-head-channels', tmp_path)
 
     def fail(self, folder):
-        Path(folder).mkdir()
         (Path(folder) / 'config.json').write_text('{}')
         raise OSError('disk full')
 
-    monkeypatch.setattr(DiffusionModel, 'save_pretrained', fail)
+    monkeypatch.setattr(DDPMDiffusionModel, 'save_pretrained', fail)
     before = set(tmp_path.iterdir())
     with pytest.raises(OSError, match='disk full'):
         adm.convert_adm(source, str(tmp_path / 'out'), config=flags)

@@ -5,7 +5,7 @@ import torch
 from conftest import TINY_UNET
 from mmpretrain.structures import DataSample
 
-from mmdiff.diffusion import DiffusionPretrainer
+from mmdiff.models import DiffusionPretrainer
 
 LABELLED = {**TINY_UNET, 'sample_size': 16, 'num_class_embeds': 4, 'null_class': 3}
 EDM = dict(
@@ -113,3 +113,9 @@ def test_autocast_keeps_the_loss_in_full_precision():
     assert mixed.dtype == torch.float32
     assert mixed.item() == pytest.approx(full.item(), rel=0.05)
     assert mixed.item() != full.item()
+
+
+def test_a_new_pretrainer_is_in_training_mode_all_through():
+    """Priors come in eval mode: dropout must be on without a call of train()."""
+    model = build('edm')
+    assert model.training and all(m.training for m in model.diffusion.modules())

@@ -10,8 +10,9 @@ from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditi
 from mmengine.runner import load_checkpoint, save_checkpoint
 
 from mmdiff import PGD, DiffusionModel
-from mmdiff.diffusion.latent_diffusion_model import LatentDiffusionModel
-from mmdiff.diffusion.latent_loading import PromptEmbedder
+from mmdiff.diffusion import LatentDiffusionModel
+from mmdiff.diffusion.hub import locate
+from mmdiff.diffusion.prompts import write_embedding
 from mmdiff.models import DiffusionUNet
 
 # Stable Diffusion 1.x, shrunk: four levels behind a VAE of factor 8.
@@ -479,15 +480,14 @@ def test_hub_gives_one_copy_of_what_is_needed(pipeline, tmp_path, monkeypatch, k
 
     fetched = set()
     monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot)
-    from mmdiff.diffusion.loading import locate
-
     assert locate('owner/name') == tmp_path / 'snapshot'
     assert fetched == needed
 
 
-def backbone(source, **kwargs):
+def backbone(source, from_pretrained=None, **kwargs):
     args = dict(timestep=10, out_indices=TAPS)
-    return DiffusionUNet(dict(source=str(source), prompt=PROMPT), **{**args, **kwargs})
+    model = dict(source=str(source), prompt=PROMPT, **(from_pretrained or {}))
+    return DiffusionUNet(model, **{**args, **kwargs})
 
 
 def detector(make_detector, source, prompt=PROMPT):
@@ -561,11 +561,11 @@ def test_prompt_of_a_whole_checkpoint_is_compared():
 
 
 def test_fingerprint_is_that_of_the_prompt_not_of_its_rounding(pipeline, tmp_path):
-    first = backbone(pipeline, cache_dir=str(tmp_path / 'one'))
+    first = backbone(pipeline, dict(cache_dir=str(tmp_path / 'one')))
     # Another machine's embedding of the same prompt.
     (file,) = (tmp_path / 'one/prompts').iterdir()
     embedding = safetensors.torch.load_file(file)['prompt_embeds'] * (1 + 1e-6)
-    PromptEmbedder._write(file, PROMPT, embedding)
-    again = backbone(pipeline, cache_dir=str(tmp_path / 'one'))
+    write_embedding(file, PROMPT, embedding)
+    again = backbone(pipeline, dict(cache_dir=str(tmp_path / 'one')))
     assert not torch.equal(first.model.prompt_embeds, again.model.prompt_embeds)
     again.load_state_dict(first.state_dict())

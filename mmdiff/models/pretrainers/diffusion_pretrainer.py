@@ -1,14 +1,12 @@
 """Train a diffusion prior with mmengine's Runner."""
 
-import zlib
-
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor
 
+from mmdiff.diffusion import DiffusionModel
 from mmdiff.registry import MODELS
-
-from .diffusion_model import DiffusionModel
+from mmdiff.utils.seeding import mix_seed
 
 
 @MODELS.register_module()
@@ -31,8 +29,8 @@ class DiffusionPretrainer(BaseModel):
         data_preprocessor: Config of mmengine's or mmdet's image preprocessor.
 
     Raises:
-        ValueError: For label dropout on a prior that cannot learn it, or images
-            without labels for a class-conditional prior.
+        ValueError: If there is label dropout on a prior that cannot learn it, or a
+            class-conditional prior gets images without labels.
 
     Example:
         >>> unet = dict(type='UNet2DModel', block_out_channels=(4, 8),
@@ -53,7 +51,8 @@ class DiffusionPretrainer(BaseModel):
         data_preprocessor: dict | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        self.diffusion = DiffusionModel.from_pretrained(**model)
+        # It comes in eval mode; here it is to be trained.
+        self.diffusion = DiffusionModel.from_pretrained(**model).train()
         self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
         if label_dropout and self.diffusion.null_class is None:
             raise ValueError(
@@ -72,8 +71,12 @@ class DiffusionPretrainer(BaseModel):
         Args:
             inputs: Images, (N, 3, H, W) in [-1, 1].
             data_samples: With ``gt_label`` for a class-conditional prior.
-            mode: ``'loss'``: mean at random times, to train on. ``'predict'``: of every
-                image at fixed times with fixed noise, named after the time.
+            mode: ``'loss'``: the mean at random times, to train on. ``'predict'``: the
+                losses of every image at fixed times with fixed noise, named after the
+                times.
+
+        Raises:
+            ValueError: If there is no such mode, or labels are missing.
         """
         if mode not in ('loss', 'predict'):
             raise ValueError(
@@ -82,7 +85,7 @@ class DiffusionPretrainer(BaseModel):
                 'for anything else.'
             )
         x0 = self.diffusion.encode(inputs)
-        labels = self._labels(data_samples, len(inputs), inputs.device)
+        labels = self._labels(data_samples, inputs.device)
         if mode == 'predict':
             return self._held_out(x0, labels, data_samples)
         if self.label_dropout:
@@ -98,13 +101,17 @@ class DiffusionPretrainer(BaseModel):
                 logged[name] = loss.detach()[mask].mean()
         return logged
 
-    def _loss(self, x0, t, noise, labels) -> Tensor:
+    def _loss(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """Return the prior's loss per sample, (N,), in fp32."""
         with torch.autocast(
             x0.device.type, self.autocast_dtype, self.autocast_dtype is not None
         ):
             return self.diffusion.diffusion_loss(x0, t, noise, labels)
 
-    def _labels(self, samples, count: int, device) -> Tensor | None:
+    def _labels(self, samples: list | None, device: torch.device) -> Tensor | None:
+        """Return the classes of the images, (N,), if the prior has any."""
         if not self.diffusion.num_classes:
             return None
         if samples is None or any('gt_label' not in sample for sample in samples):
@@ -116,8 +123,10 @@ class DiffusionPretrainer(BaseModel):
         labels = torch.cat([sample.gt_label.reshape(-1)[:1] for sample in samples])
         return labels.to(device)
 
-    def _held_out(self, x0, labels, samples) -> list[dict[str, float]]:
-        """Loss of every image at ``num_levels`` times; an image's noise is its own."""
+    def _held_out(
+        self, x0: Tensor, labels: Tensor | None, samples: list
+    ) -> list[dict[str, float]]:
+        """Measure every image's loss at ``num_levels`` times, with its own noise."""
         noise = torch.stack([self._noise_of(sample, x0[0]) for sample in samples])
         results: list[dict[str, float]] = [{} for _ in x0]
         for t in self.diffusion.level_times(self.num_levels):
@@ -130,7 +139,8 @@ class DiffusionPretrainer(BaseModel):
         return results
 
     @staticmethod
-    def _noise_of(sample, image: Tensor) -> Tensor:
+    def _noise_of(sample: object, image: Tensor) -> Tensor:
+        """Draw noise that follows from the name of the image's file."""
         key = str(sample.get('img_path', sample.get('img_id', 0))).rsplit('/', 1)[-1]
-        generator = torch.Generator().manual_seed(zlib.crc32(key.encode()))
+        generator = torch.Generator().manual_seed(mix_seed(key))
         return torch.randn(image.shape, generator=generator).to(image)
