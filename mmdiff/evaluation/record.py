@@ -68,13 +68,15 @@ class RunRecord:
             tensors[f'prediction.{name}'] = torch.cat(parts).contiguous()
             tensors[f'count.{name}'] = torch.tensor([len(part) for part in parts])
         account = {
+            'run': run,
             'stats': asdict(self.stats),
             'seconds': self.seconds,
             'peak_mem': self.peak_mem,
             'blocked': self.blocked,
         }
         with whole_file(path) as partial:
-            save_file(tensors, partial, {'run': run, 'account': json.dumps(account)})
+            # One entry: safetensors writes several in any order.
+            save_file(tensors, partial, {'account': json.dumps(account)})
 
     @classmethod
     def load(cls, path: Path, num_images: int, run: str) -> RunRecord | None:
@@ -87,17 +89,18 @@ class RunRecord:
 
         try:
             with safe_open(path, 'pt') as file:
-                metadata = file.metadata() or {}
+                account = json.loads((file.metadata() or {})['account'])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError):
+        except (KeyError, OSError, SafetensorError, ValueError):
             return None
-        if metadata.get('run') != run:
+        written = account.pop('run', None)
+        if written != run:
             raise ValueError(
-                f'{path} is a file of another run ({metadata.get("run")}, not {run}); '
+                f'{path} is a file of another run ({written}, not {run}); '
                 'move it away or start anew with --fresh.'
             )
         try:
-            record = cls._from_tensors(tensors, json.loads(metadata['account']))
+            record = cls._from_tensors(tensors, account)
         except (KeyError, RuntimeError, TypeError, ValueError):
             return None
         lengths = len(record.predictions), len(record.loss), len(record.score)
