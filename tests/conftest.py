@@ -9,7 +9,9 @@ from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.hub import get_config
 
-import mmdiff  # noqa: F401
+import mmdiff.registry  # noqa: F401  (the scope mmdiff)
+from mmdiff.attacks import AttackResult, AttackStats, oracle_of
+from mmdiff.attacks.oracle import ImageGroup, Question
 
 TINY_UNET = dict(
     type='UNet2DModel',
@@ -93,6 +95,27 @@ def make_detector():
         return model.eval()
 
     return make
+
+
+def run(attack, model, batch, gt_scale='original', **kwargs) -> AttackResult:
+    """Result of an attack on a batch."""
+    return attack.run(oracle_of(model, gt_scale), batch, **kwargs)
+
+
+def ask(attack, model, batch, gt_scale='original') -> Question:
+    """The question that an iterative attack asks about a batch."""
+    oracle = oracle_of(model, gt_scale)
+    samples = [oracle.at_input_scale(sample) for sample in batch['data_samples']]
+    ids = [oracle.image_id(sample, i) for i, sample in enumerate(samples)]
+    group = ImageGroup([x.float() for x in batch['inputs']], samples, ids)
+    return oracle.ask(
+        group,
+        AttackStats(),
+        attack.seed_of,
+        attack.objective,
+        attack.proposals,
+        attack.eot,
+    )
 
 
 def batch_of(shapes=((3, 64, 96),), num_items=(3,), scale=1.0, first_id=0):

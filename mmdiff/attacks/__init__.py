@@ -1,25 +1,37 @@
-"""Attacks on any mm model, in pixel units, in front of its preprocessor."""
+"""Attacks on any mm model, in pixel units, in front of its preprocessor.
 
-from .apgd import APGD
-from .attack import Attack, AttackStats
-from .dag import DAG
-from .gradient_attack import GradientAttack, GradientBlocked
-from .mim import MIM
-from .pgd import PGD
-from .random_noise import RandomNoise
-from .square import Square
-from .transfer import Transfer
+Names are imported when they are first used: a report reads budgets and accounts of
+attacks without torch.
+"""
 
-__all__ = [
-    'APGD',
-    'DAG',
-    'MIM',
-    'PGD',
-    'Attack',
-    'AttackStats',
-    'GradientAttack',
-    'GradientBlocked',
-    'RandomNoise',
-    'Square',
-    'Transfer',
-]
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    'APGD': 'apgd',
+    'DAG': 'dag',
+    'MIM': 'mim',
+    'PGD': 'pgd',
+    'Attack': 'attack',
+    'AttackResult': 'result',
+    'AttackStats': 'result',
+    'Budget': 'budget',
+    'GradientAttack': 'iterative_attack',
+    'GradientBlocked': 'oracle',
+    'IterativeAttack': 'iterative_attack',
+    'Oracle': 'oracle',
+    'RandomNoise': 'random_noise',
+    'Square': 'square',
+    'oracle_of': 'oracle',
+}
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -43,9 +43,7 @@ class Budget:
                 '8/255).'
             )
         if self.norm not in NORMS:
-            raise ValueError(
-                f'norm={self.norm!r} is unknown; choose one of {NORMS}.'
-            )
+            raise ValueError(f'norm={self.norm!r} is unknown; choose one of {NORMS}.')
 
     @property
     def radius(self) -> float:

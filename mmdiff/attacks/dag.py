@@ -1,22 +1,28 @@
 """Dense Adversary Generation: make every proposal show a wrong class."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmcv.ops import batched_nms
 from mmdet.structures.bbox import bbox_overlaps
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdiff.registry import ATTACKS
-
-from .attack import Attack
-from .gradient_attack import GradientBlocked
 from mmdiff.utils.modules import training_flags
-from .proposals import Proposals, propose
+
+from .dag_proposals import Proposals, propose
+from .oracle import GradientBlocked, ImageGroup, Oracle
+from .result import AttackStats
+from .source import SourcedAttack
 
 
 @ATTACKS.register_module()
-class DAG(Attack):
+@dataclass(eq=False, kw_only=True)
+class DAG(SourcedAttack):
     """Dense Adversary Generation (Xie et al. 2017) on two- and one-stage detectors.
 
     Proposals are found once, on the clean image, with a denser NMS. Those that overlap
@@ -27,111 +33,117 @@ class DAG(Attack):
 
     As published (``eps=None``) nothing bounds the perturbation but the number of steps;
     only the final image is clipped to 0..255. With ``eps`` every step is projected.
-    One-stage detectors have no proposals: every prior with its clean box takes their
-    place, and background is a score below the model's ``score_thr``.
+    One-stage detectors have no proposals: every anchor point with its clean box takes
+    their place, and background is a score below the model's ``score_thr``.
 
     Args:
         eps: Budget in pixel units, or ``None`` as published.
         gamma: Largest change of a pixel value per step.
         steps: Steps at most (150 as published).
-        iou_threshold: Of the NMS of the proposals.
+        iou_threshold: Overlap above which the NMS of the proposals drops one.
         max_proposals: Proposals at most.
         active_iou: Overlap with an object above which a proposal is attacked.
         active_score: Score of the object's class above which it is attacked.
         strong_score: A proposal that is best of its neighbours (NMS at 0.35) counts as
             fooled only with this score of its target.
-        **kwargs: See :class:`Attack`.
+        source, norm, quantize, seed: See :class:`SourcedAttack`.
 
     Raises:
-        ValueError: For arguments out of range, or a detector without boxes to attack.
+        ValueError: For arguments out of range; on running, for a model without boxes
+            to attack.
 
     Example:
         >>> DAG(eps=8, steps=30).threat_model()['gamma']
         0.5
     """
 
-    def __init__(
-        self,
-        eps: float | None = None,
-        gamma: float = 0.5,
-        steps: int = 150,
-        norm: str = 'linf',
-        iou_threshold: float = 0.9,
-        max_proposals: int = 3000,
-        active_iou: float = 0.1,
-        active_score: float = 0.1,
-        strong_score: float = 0.8,
-        **kwargs,
-    ) -> None:
-        super().__init__(eps, norm, **kwargs)
-        if steps < 1 or not gamma > 0:
+    gamma: float = 0.5
+    steps: int = 150
+    iou_threshold: float = 0.9
+    max_proposals: int = 3000
+    active_iou: float = 0.1
+    active_score: float = 0.1
+    strong_score: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps < 1 or not self.gamma > 0:
             raise ValueError(
-                f'steps={steps} must be at least 1 and gamma={gamma} above 0.'
+                f'steps={self.steps} must be at least 1 and gamma={self.gamma} above 0.'
             )
-        self.gamma = gamma
-        self.steps = steps
-        self.iou_threshold = iou_threshold
-        self.max_proposals = max_proposals
-        self.active_iou = active_iou
-        self.active_score = active_score
-        self.strong_score = strong_score
 
-    def threat_model(self) -> dict:
-        own = dict(objective='targets', steps=self.steps, gamma=self.gamma)
-        return {**super().threat_model(), **own}
+    def threat_model(self) -> dict[str, Any]:
+        return {**super().threat_model(), 'objective': 'targets'}
 
-    def perturb(self, model, images, samples, ids):
+    def perturb(
+        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
+    ) -> tuple[list[Tensor], list[float]]:
+        if oracle.task != 'detection':
+            raise ValueError(
+                f'DAG attacks the boxes of detectors and {type(oracle.model).__name__} '
+                'has none; use PGD or APGD instead.'
+            )
         # Images need different numbers of steps: one after the other.
-        with training_flags(model, False):
-            found = [
-                self._perturb_one(model, image, sample, self.seed_of(image_id))
-                for image, sample, image_id in zip(images, samples, ids)
-            ]
-        return tuple(map(list, zip(*found)))
+        adversarial, margins = [], []
+        with training_flags(oracle.model, False):
+            for image, sample, image_id in zip(group.pixels, group.samples, group.ids):
+                victim = Victim(oracle, image, sample, self.seed_of(image_id))
+                adv, margin = self._perturb_one(victim, stats)
+                adversarial.append(adv)
+                margins.append(margin)
+        return adversarial, margins
 
-    def _perturb_one(
-        self, model: nn.Module, image: Tensor, sample, seed: int
-    ) -> tuple[Tensor, float]:
-        torch.manual_seed(seed)
+    def _perturb_one(self, victim: Victim, stats: AttackStats) -> tuple[Tensor, float]:
+        """Attack one image; return it and the mean margin of the targets."""
+        torch.manual_seed(victim.seed)
         with torch.no_grad():
-            batch = self.preprocess(model, [image], [sample])
-            proposals = propose(model, batch, self.iou_threshold, self.max_proposals)
+            batch = victim.preprocess(victim.image)
+            proposals = propose(
+                victim.oracle.model, batch, self.iou_threshold, self.max_proposals
+            )
             truth = self._assign(proposals, batch)
-        adv = image
+        adv, mean = victim.image, math.nan
         if len(truth) == 0:
-            return adv, math.nan
+            return adv, mean
         num_classes = self._num_classes(proposals, batch)
-        target = self._targets(truth, sample, num_classes, seed)
+        target = self._targets(truth, victim.sample, num_classes, victim.seed)
         for step in range(self.steps + 1):
             x = adv.detach().requires_grad_()
-            logits = proposals.logits(self.preprocess(model, [x], [sample]))
+            logits = proposals.logits(victim.preprocess(x))
             shown = self._shown(proposals, logits.detach(), truth, target)
             margin = logits.gather(1, target[:, None]) - logits.gather(
                 1, truth[:, None]
             )
             mean = margin.detach().mean().item()
-            self.stats.losses[step] = self.stats.losses.get(step, 0.0) + mean
+            stats.record_losses(step, mean)
             if step == self.steps or not (shown == truth).any():
                 break
-            attacked = (shown != target) & (shown != num_classes)
             if not margin.requires_grad:
                 raise GradientBlocked
+            attacked = (shown != target) & (shown != num_classes)
             (grad,) = torch.autograd.grad(margin[attacked].sum(), x)
-            self.stats.grad_evals += 1
-            largest = grad.abs().max()
-            if not torch.isfinite(largest):
-                self.stats.nonfinite_grads += 1
+            if not self._count(grad, stats):
                 break
-            if largest == 0:  # no direction: further steps would be the same
-                self.stats.zero_grads += 1
-                break
-            adv = x.detach() + self.gamma * grad / largest
+            adv = x.detach() + self.gamma * grad / grad.abs().max()
             if self.eps is not None:
-                adv = self.project(adv, image)
+                adv = self.budget.project(adv, victim.image)
         return adv, mean
 
+    @staticmethod
+    def _count(grad: Tensor, stats: AttackStats) -> bool:
+        """Count a gradient; return whether it leads anywhere.
+
+        Without a direction, further steps would be the same.
+        """
+        stats.grad_evals += 1
+        finite = bool(torch.isfinite(grad.abs().max()))
+        zero = not grad.any()
+        stats.nonfinite_grads += int(not finite)
+        stats.zero_grads += int(zero)
+        return finite and not zero
+
     def _assign(self, proposals: Proposals, batch: dict) -> Tensor:
-        """Keep the proposals that show an object; return the classes, (P,)."""
+        """Keep the proposals that show an object; return its class for each, (P,)."""
         gt = batch['data_samples'][0].gt_instances
         if len(gt.bboxes) == 0 or len(proposals.boxes) == 0:
             proposals.keep(torch.zeros(len(proposals.boxes), dtype=torch.bool))
@@ -183,3 +195,23 @@ class DAG(Attack):
             weak = best[score[best] < self.strong_score]
             shown[weak] = truth[weak]
         return shown
+
+
+@dataclass
+class Victim:
+    """One image under attack.
+
+    Args:
+        oracle: Oracle of the model.
+        image: (C, H, W) in 0..255.
+        sample: Data sample with ground truth at the scale of the input.
+        seed: Seed of all that is random about it.
+    """
+
+    oracle: Oracle
+    image: Tensor
+    sample: Any
+    seed: int
+
+    def preprocess(self, image: Tensor) -> dict:
+        return self.oracle.preprocess([image], [self.sample])

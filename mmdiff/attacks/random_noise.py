@@ -1,39 +1,50 @@
 """Noise of an attack's size: the control of every robustness figure."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from mmdiff.registry import ATTACKS
 
 from .attack import Attack
+from .oracle import ImageGroup, Oracle
+from .result import AttackStats
 
 
 @ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
 class RandomNoise(Attack):
     """Random noise at the edge of the budget: what an attack must surpass.
 
     Args:
         eps: Size in pixel units: every pixel value moves by ``+-eps`` (linf), or the
             image moves by ``eps`` in a random direction (l2); then clipped to 0..255.
-        norm: ``'linf'`` or ``'l2'``.
-        **kwargs: See :class:`Attack`.
+        norm, quantize, seed: See :class:`Attack`.
+
+    Raises:
+        ValueError: Without ``eps``.
 
     Example:
         >>> RandomNoise(eps=8).threat_model()['attack']
-        'randomnoise'
+        'random_noise'
     """
 
-    def __init__(self, eps: float = 8, norm: str = 'linf', **kwargs) -> None:
-        super().__init__(eps, norm, **kwargs)
-        if eps is None:
+    eps: float | None = field(default=8, kw_only=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is None:
             raise ValueError('RandomNoise needs eps, in pixel units (8 is 8/255).')
 
-    def perturb(self, model, images, samples, ids):
-        found = []
-        for x, image_id in zip(images, ids):
+    def perturb(
+        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
+    ) -> tuple[list[Tensor], list[float]]:
+        noisy = []
+        for x, image_id in zip(group.pixels, group.ids):
             generator = torch.Generator().manual_seed(self.seed_of(image_id, 'noise'))
-            noise = torch.randn(x.shape, generator=generator)
-            noise = noise.sign() if self.norm == 'linf' else noise / noise.norm()
-            found.append(x + self.eps * noise.to(x))
-        return found, [math.nan] * len(images)
+            noisy.append(x + self.budget.sample_edge(x, generator))
+        return noisy, [math.nan] * len(noisy)

@@ -1,20 +1,26 @@
 """Square attack: random search that needs no gradient."""
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mmdiff.registry import ATTACKS
 
-from .objective_attack import ObjectiveAttack
+from .iterative_attack import IterativeAttack
+from .oracle import ImageGroup, Question
 
 # Of 10,000 queries, those after which the squares' area is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
 @ATTACKS.register_module()
-class Square(ObjectiveAttack):
+@dataclass(eq=False, kw_only=True)
+class Square(IterativeAttack):
     """Square attack (Andriushchenko et al. 2020): black-box random search.
 
     Linf starts from vertical stripes of ``+-eps``; each query paints one square with
@@ -24,10 +30,10 @@ class Square(ObjectiveAttack):
     worse against it than against gradients hides them.
 
     Args:
-        eps: Budget in pixel units (8 is 8/255).
         steps: Queries per image.
         p_init: Share of the image that the first square covers.
-        **kwargs: See :class:`ObjectiveAttack`.
+        eps, objective, restarts, restart_offset, eot, proposals, source, norm,
+            quantize, seed: See :class:`IterativeAttack`.
 
     Raises:
         ValueError: For arguments out of range.
@@ -37,16 +43,21 @@ class Square(ObjectiveAttack):
         0.0015625
     """
 
-    reported = (*ObjectiveAttack.reported, 'p_init', 'queries')
+    steps: int = 1000
+    p_init: float = 0.8
 
-    def __init__(
-        self, eps: float = 8, steps: int = 1000, p_init: float = 0.8, **kwargs
-    ) -> None:
-        super().__init__(eps, steps, **kwargs)
-        if not 0 < p_init <= 1:
-            raise ValueError(f'p_init={p_init} must be above 0 and at most 1.')
-        self.p_init = p_init
-        self.queries = self.steps * self.restarts
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.p_init <= 1:
+            raise ValueError(f'p_init={self.p_init} must be above 0 and at most 1.')
+
+    @property
+    def queries(self) -> int:
+        """Queries per image of all restarts together."""
+        return self.steps * self.restarts
+
+    def threat_model(self) -> dict[str, Any]:
+        return {**super().threat_model(), 'queries': self.queries}
 
     def _share(self, query: int) -> float:
         """Share of the image that a square covers."""
@@ -60,14 +71,14 @@ class Square(ObjectiveAttack):
         channels, height, width = x.shape
         if self.norm == 'linf':
             stripes = self._signs((channels, 1, width), generator).to(x)
-            return self.project(x + self.eps * stripes, x)
+            return self.budget.project(x + self.eps * stripes, x)
         delta, side = torch.zeros_like(x), max(2, min(height, width) // 5)
         for top in range(0, height - side + 1, side):
             for left in range(0, width - side + 1, side):
                 sign = self._signs((channels, 1, 1), generator)
                 bump = sign * _bump(side, generator)
                 delta[:, top : top + side, left : left + side] = bump.to(x)
-        return self.project(x + delta * (self.eps / delta.norm()), x)
+        return self.budget.project(x + delta * (self.eps / delta.norm()), x)
 
     def _window(self, x: Tensor, side: int, generator: torch.Generator) -> tuple:
         """All channels of a random square."""
@@ -76,7 +87,9 @@ class Square(ObjectiveAttack):
         left = int(torch.randint(0, width - side + 1, (), generator=generator))
         return ..., slice(top, top + side), slice(left, left + side)
 
-    def _paint(self, adv: Tensor, x: Tensor, query: int, generator) -> Tensor:
+    def _paint(
+        self, adv: Tensor, x: Tensor, query: int, generator: torch.Generator
+    ) -> Tensor:
         """Change one random square."""
         channels, height, width = x.shape
         side = round(math.sqrt(self._share(query) * height * width))
@@ -87,9 +100,11 @@ class Square(ObjectiveAttack):
         sign = self._signs((channels, 1, 1), generator).to(x)
         adv = adv.clone()
         adv[window] = x[window] + self.eps * sign
-        return self.project(adv, x)
+        return self.budget.project(adv, x)
 
-    def _move(self, adv: Tensor, x: Tensor, side: int, generator) -> Tensor:
+    def _move(
+        self, adv: Tensor, x: Tensor, side: int, generator: torch.Generator
+    ) -> Tensor:
         """Add a bump to one square, with the norm of another one's change."""
         delta, channels = adv - x, len(x)
         here, there = (self._window(x, side, generator) for _ in range(2))
@@ -104,24 +119,30 @@ class Square(ObjectiveAttack):
         new = new / new.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
         delta[there] = 0
         delta[here] = new * energy.sqrt()
-        return self.project(x + delta, x)
+        return self.budget.project(x + delta, x)
 
-    def search(self, model, images, samples, ids, restart):
-        draws = [torch.Generator().manual_seed(self.seed_of(i, restart)) for i in ids]
+    def search(
+        self, question: Question, group: ImageGroup, restart: int
+    ) -> tuple[list[Tensor], list[float]]:
+        images = group.pixels
+        draws = [
+            torch.Generator().manual_seed(self.seed_of(i, restart)) for i in group.ids
+        ]
         best = [self._start(x, draw) for x, draw in zip(images, draws)]
-        losses = self._query(model, best, samples, ids, restart, 0)
-        self._record(0, losses)
+        highest = question.losses(best, restart, 0)
+        question.stats.record_losses(0, highest.sum().item())
         for query in range(1, self.steps):
-            tried = [
+            painted = [
                 self._paint(adv, x, query, draw)
                 for adv, x, draw in zip(best, images, draws)
             ]
-            found = self._query(model, tried, samples, ids, restart, query)
-            best = [t if up else b for t, b, up in zip(tried, best, found > losses)]
+            losses = question.losses(painted, restart, query)
+            rises = losses > highest
+            best = [new if up else old for new, old, up in zip(painted, best, rises)]
             # Not the maximum: one loss that is not a number would end the search.
-            losses = torch.where(found > losses, found, losses)
-            self._record(query, losses)
-        return best, losses.tolist()
+            highest = torch.where(rises, losses, highest)
+            question.stats.record_losses(query, highest.sum().item())
+        return best, highest.tolist()
 
 
 def _pyramid(height: int, width: int) -> Tensor:

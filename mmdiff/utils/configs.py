@@ -3,7 +3,6 @@
 from pathlib import Path
 
 
-
 def config_path(name: str) -> str:
     """Path of a config of this package, for tools that take a file.
 

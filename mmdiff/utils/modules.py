@@ -87,3 +87,16 @@ def replaced(owner: nn.Module, name: str, function: Callable) -> Iterator[None]:
     finally:
         del own[name]
         own.update(before)
+
+
+def num_classes(model: nn.Module) -> int:
+    """Return the number of classes of a model's final head.
+
+    Raises:
+        ValueError: If no head says.
+    """
+    for name, module in model.named_modules():
+        classes = getattr(module, 'num_classes', None)
+        if 'head' in name and 'rpn' not in name and isinstance(classes, int):
+            return classes
+    raise ValueError(f'No head of {type(model).__name__} has num_classes.')

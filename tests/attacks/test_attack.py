@@ -1,18 +1,17 @@
 """What every attack promises, on ResNet and diffusion detectors of three kinds."""
 
-import copy
 import math
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, ask, batch_of, run
 from torch import nn
 
 from mmdiff import DAG, PGD
 from mmdiff.attacks import APGD, MIM, RandomNoise, Square
 from mmdiff.utils.modules import training_flags
 
-# The heads are untrained: DAG takes every prior, whatever its box and score.
+# The heads are untrained: DAG takes every anchor point, whatever its box and score.
 OPEN = dict(active_iou=-1.0, active_score=-1.0, max_proposals=200)
 ATTACKS = {
     'pgd': lambda **kw: PGD(**{**dict(eps=8, steps=3), **kw}),
@@ -47,7 +46,8 @@ def test_budget_range_and_container(make_detector, head, backbone, name):
     # Sizes that are padded, to two different canvases.
     batch = batch_of([(3, 60, 90), (3, 64, 40)], (3, 2))
     attack = ATTACKS[name]()
-    adversarial = attack(model, batch)
+    result = run(attack, model, batch)
+    adversarial = result.inputs
     assert isinstance(adversarial, list) and len(adversarial) == 2
     for x, adv in zip(batch['inputs'], adversarial):
         assert adv.shape == x.shape and adv.dtype == torch.float32
@@ -57,8 +57,8 @@ def test_budget_range_and_container(make_detector, head, backbone, name):
         if attack.eps is not None:
             norm = delta.abs().max() if attack.norm == 'linf' else delta.norm()
             assert norm <= attack.eps + 1e-3
-    assert attack.stats.changed == attack.stats.images == 2
-    assert attack.stats.zero_grads == attack.stats.nonfinite_grads == 0
+    assert result.stats.changed == result.stats.images == 2
+    assert result.stats.zero_grads == result.stats.nonfinite_grads == 0
 
 
 @every_detector
@@ -67,10 +67,10 @@ def test_objective_rises(make_detector, head, backbone, name):
     """Losses rise along PGD; along DAG the wrong class gains on the true one."""
     model = make_detector(head, backbone)
     attack = ATTACKS[name](steps=24 if 'square' in name else 6)
-    attack(model, batch_of())
-    losses = attack.stats.losses
+    result = run(attack, model, batch_of())
+    losses = result.stats.losses
     assert losses[max(losses)] > losses[0]
-    (final,) = attack.image_losses
+    (final,) = result.losses
     assert final >= losses[max(losses)] - 1e-5
 
 
@@ -86,10 +86,10 @@ def test_attack_beats_noise(make_detector, head, backbone):
     noise = [x + 8 * torch.randn(x.shape).sign() for x in batch['inputs']]
     noise = [x.clamp(0, 255) for x in noise]
 
+    question = ask(attack, model, batch)
+
     def loss(images):
-        scaled = copy.deepcopy(batch['data_samples'])
-        with torch.no_grad():
-            return attack._losses(model, images, scaled, [0]).sum()
+        return question.losses(images, 0, 0).sum()
 
     assert loss(adversarial) > loss(noise) + 0.05
 
@@ -214,15 +214,14 @@ def test_boxes_are_scaled_to_the_input(make_detector, head):
         ('scaled', halved, 'original'),
         ('wrong', halved, 'input'),
     ):
-        attack = PGD(eps=4, steps=1, random_start=False, gt_scale=gt_scale)
-        attack(model, batch)
-        losses[key] = attack.stats.losses[0]
+        attack = PGD(eps=4, steps=1, random_start=False)
+        losses[key] = run(attack, model, batch, gt_scale).stats.losses[0]
     assert losses['scaled'] == pytest.approx(losses['plain'], rel=1e-5)
     assert losses['wrong'] != pytest.approx(losses['plain'], rel=1e-2)
 
 
 def test_flipped_inputs_get_flipped_boxes(make_detector):
-    from mmdiff.attacks.objectives import to_input_scale
+    from mmdiff.attacks.oracle.detection import to_input_scale
 
     sample = batch_of(scale=0.5)['data_samples'][0]
     sample.set_metainfo(dict(flip=True, flip_direction='horizontal'))
@@ -280,7 +279,7 @@ def test_masks_are_scaled_and_flipped_with_the_boxes():
     import numpy as np
     from mmdet.structures.mask import BitmapMasks
 
-    from mmdiff.attacks.objectives import to_input_scale
+    from mmdiff.attacks.oracle.detection import to_input_scale
 
     sample = batch_of(num_items=(1,), scale=0.5)['data_samples'][0]
     image = np.zeros((1, 128, 192), np.uint8)
@@ -306,51 +305,48 @@ def test_stacked_inputs_give_stacked_results(make_detector):
 def test_zero_budget_changes_nothing(make_detector, name):
     batch = batch_of()
     attack = ATTACKS[name](eps=0)
-    (adv,) = attack(make_detector(), batch)
-    assert torch.equal(adv, batch['inputs'][0].float())
-    assert attack.stats.grad_evals == attack.stats.queries == 0
+    result = run(attack, make_detector(), batch)
+    assert torch.equal(result.inputs[0], batch['inputs'][0].float())
+    assert result.stats.grad_evals == result.stats.queries == 0
 
 
 @every_attack
 def test_skipped_images_cost_nothing_and_change_nothing(make_detector, name):
     model = make_detector('retinanet', 'resnet')
     batch = batch_of([(3, 64, 64)] * 3, (1, 3, 2))
-    whole, part = ATTACKS[name](), ATTACKS[name]()
-    everyone = whole(model, batch)
-    some = part(model, batch, skip=[False, True, False])
+    attack = ATTACKS[name]()
+    whole = run(attack, model, batch)
+    part = run(attack, model, batch, skip=[False, True, False])
+    everyone, some = whole.inputs, part.inputs
     assert torch.equal(some[1], batch['inputs'][1].float())
     for i in (0, 2):
         # Another batch size rounds differently; a sign flips where a gradient is 0.
         same = (some[i] - everyone[i]).abs() < 1e-2
         assert same.float().mean() > 0.99
-        if not math.isnan(whole.image_losses[i]):
-            assert part.image_losses[i] == pytest.approx(whole.image_losses[i], 1e-3)
-    assert math.isnan(part.image_losses[1])
+        if not math.isnan(whole.losses[i]):
+            assert part.losses[i] == pytest.approx(whole.losses[i], 1e-3)
+    assert math.isnan(part.losses[1])
     assert part.stats.images == 2 and whole.stats.images == 3
     if 'dag' not in name:
         assert part.stats.grad_evals == whole.stats.grad_evals / 3 * 2
         assert part.stats.queries == whole.stats.queries / 3 * 2
-    part(model, batch, skip=[True] * 3)
-    assert part.stats.images == 2 and all(map(math.isnan, part.image_losses))
+    nothing = run(attack, model, batch, skip=[True] * 3)
+    assert nothing.stats.images == 0 and all(map(math.isnan, nothing.losses))
     with pytest.raises(ValueError, match='skip has 1 flags for 3 images'):
-        part(model, batch, skip=[True])
+        run(attack, model, batch, skip=[True])
 
 
 @pytest.mark.parametrize('name', ['pgd', 'pgd-l2', 'apgd', 'square'])
 def test_restarts_one_by_one_are_those_at_once(make_detector, name):
     model = make_detector('faster-rcnn', 'resnet')
     batch = batch_of([(3, 64, 64)] * 2, (2, 3))
-    at_once = ATTACKS[name](restarts=3)
-    together = at_once(model, batch)
-    runs = []
-    for restart in range(3):
-        attack = ATTACKS[name](restart_offset=restart)
-        runs.append((attack(model, batch), attack.image_losses))
+    at_once = run(ATTACKS[name](restarts=3), model, batch)
+    runs = [run(ATTACKS[name](restart_offset=k), model, batch) for k in range(3)]
     for i in range(2):
-        best = max(runs, key=lambda run, i=i: run[1][i])
-        assert torch.equal(best[0][i], together[i])
-        assert best[1][i] == at_once.image_losses[i]
-    assert not torch.equal(runs[0][0][0], runs[1][0][0])
+        best = max(runs, key=lambda result, i=i: result.losses[i])
+        assert torch.equal(best.inputs[i], at_once.inputs[i])
+        assert best.losses[i] == at_once.losses[i]
+    assert not torch.equal(runs[0].inputs[0], runs[1].inputs[0])
 
 
 def test_dropout_and_norms_stay_still(make_detector):
@@ -375,7 +371,6 @@ def test_bad_arguments_are_one_sentence():
         (lambda: Square(p_init=2), 'p_init=2 must be above 0'),
         (lambda: PGD(objective='best'), "objective='best' is unknown"),
         (lambda: PGD(step_size=0.0), 'step_size=0.0 must be above 0'),
-        (lambda: PGD(gt_scale='other'), "gt_scale='other' must be"),
         (lambda: DAG(steps=0), 'steps=0 must be at least 1'),
         (lambda: DAG(eps=-2), 'eps=-2 is negative'),
     ):
@@ -386,6 +381,8 @@ def test_bad_arguments_are_one_sentence():
 
 def test_needs_ground_truth_and_its_scale(make_detector):
     model = make_detector()
+    with pytest.raises(ValueError, match="gt_scale='other' must be"):
+        PGD()(model, batch_of(), 'other')
     batch = batch_of(scale=0.5)
     del batch['data_samples'][0].scale_factor
     with pytest.raises(ValueError, match='no scale_factor'):

@@ -2,16 +2,21 @@
 
 import pytest
 import torch
-from conftest import batch_of
+from conftest import batch_of, run
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG
-from mmdiff.attacks import GradientBlocked
+from mmdiff.attacks import GradientBlocked, oracle_of
+from mmdiff.attacks.dag_proposals import (
+    DenseProposals,
+    Proposals,
+    RoIProposals,
+    propose,
+)
 from mmdiff.utils.modules import training_flags
-from mmdiff.attacks.proposals import DenseProposals, Proposals, RoIProposals, propose
 
 OPEN = dict(active_iou=-1.0, active_score=-1.0)
 
@@ -94,20 +99,21 @@ def test_stops_when_no_proposal_shows_its_class(make_detector, head):
     for label in range(5):  # untrained: not every class shows, or can be taken away
         sample.gt_instances.labels[:] = label
         args = dict(OPEN, strong_score=0.0, max_proposals=20)
-        if head != 'faster-rcnn':  # every prior is a proposal: take fewer
+        if head != 'faster-rcnn':  # every anchor point is a proposal: take fewer
             args.update(active_iou=0.3)
         attack = DAG(eps=255, steps=100, gamma=8.0, **args)
-        (adv,) = attack(model, batch)
-        steps = len(attack.stats.losses)
+        result = run(attack, model, batch)
+        steps = len(result.stats.losses)
         if not 1 < steps < 100:
             continue
         ended += 1
-        assert attack.stats.grad_evals == steps - 1
+        assert result.stats.grad_evals == steps - 1
         with torch.no_grad(), training_flags(model, False):
-            clean = attack.preprocess(model, [image], [sample])
+            oracle = oracle_of(model)
+            clean = oracle.preprocess([image], [sample])
             proposals = propose(model, clean, attack.iou_threshold, 20)
             truth = attack._assign(proposals, clean)
-            seen = attack.preprocess(model, [adv], [sample])
+            seen = oracle.preprocess(result.inputs, [sample])
             shown = proposals.logits(seen).argmax(1)
         assert len(shown) and not (shown == truth).any()
     assert ended
@@ -126,15 +132,15 @@ def test_a_model_that_blocks_gradients_is_named(make_detector):
 
 def test_published_form_has_no_budget_but_the_steps(make_detector):
     attack = DAG(steps=20, gamma=2.0, strong_score=2.0, max_proposals=100, **OPEN)
-    (adv,) = attack(make_detector('faster-rcnn', 'resnet'), batch_of())
-    assert 2 < attack.stats.max_delta <= 2.0 * 20
+    result = run(attack, make_detector('faster-rcnn', 'resnet'), batch_of())
+    assert 2 < result.stats.max_delta <= 2.0 * 20
 
 
 @pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
 def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
     model = make_detector('faster-rcnn', backbone)
-    batch = DAG().preprocess(
-        model, [batch_of()['inputs'][0].float()], batch_of()['data_samples']
+    batch = oracle_of(model).preprocess(
+        [batch_of()['inputs'][0].float()], batch_of()['data_samples']
     )
     with torch.no_grad():
         sparse = RoIProposals(model, batch, 0.7, 1000)
@@ -147,10 +153,10 @@ def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
 
 @pytest.mark.parametrize('head', ['retinanet', 'fcos'])
 def test_dense_boxes_are_those_the_head_predicts(make_detector, head):
-    """Decoded priors contain the head's own detections, box and score."""
+    """Decoded anchor points contain the head's own detections, box and score."""
     model = make_detector(head, 'diffusion')
     sample = batch_of()['data_samples'][0]
-    batch = DAG().preprocess(model, [batch_of()['inputs'][0].float()], [sample])
+    batch = oracle_of(model).preprocess([batch_of()['inputs'][0].float()], [sample])
     with torch.no_grad():
         proposals = DenseProposals(model, batch)
         scores = proposals.scores(proposals.logits(batch))[:, :-1]
@@ -173,7 +179,7 @@ def test_heads_without_proposals_are_refused(make_detector):
 @pytest.mark.parametrize(
     'name', ['gfl/gfl_r50_fpn_1x_coco', 'yolo/yolov3_d53_8xb8-320-273e_coco']
 )
-def test_heads_without_one_box_for_each_prior_are_refused(name):
+def test_heads_without_one_box_for_each_anchor_point_are_refused(name):
     """Boxes as distributions, and all in one output."""
     cfg = get_config(f'mmdet::{name}.py').model
     cfg.backbone.pop('init_cfg', None)

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, ask, batch_of, run
 
 from mmdiff import PGD
 from mmdiff.attacks import APGD, GradientBlocked
-from mmdiff.attacks.gradient_attack import Trace
-from mmdiff.attacks.objectives import objective, to_input_scale
+from mmdiff.attacks.iterative_attack import Trace
+from mmdiff.attacks.oracle.detection import DetectionOracle
 
 
 @pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
@@ -19,18 +19,14 @@ def test_gradient_is_exact(make_detector, head, backbone):
     """
     model = make_detector(head, backbone)
     batch = batch_of()
-    attack = PGD()
-    images = [x.float() for x in batch['inputs']]
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-    with torch.enable_grad():
-        (grad,), _ = attack._gradient(model, images, samples, [0])
+    question = ask(PGD(), model, batch)
+    image = batch['inputs'][0].float()
+    (grad,), _ = question.gradients([image], 0, 0)
     direction = grad.sign()
     step = 0.05
 
     def loss(sign):
-        moved = [images[0] + sign * step * direction]
-        with torch.no_grad():
-            return attack._losses(model, moved, samples, [0]).item()
+        return question.losses([image + sign * step * direction], 0, 0).item()
 
     slope = (loss(1) - loss(-1)) / (2 * step)
     assert slope == pytest.approx((grad * direction).sum().item(), rel=0.05)
@@ -39,8 +35,8 @@ def test_gradient_is_exact(make_detector, head, backbone):
 def test_gradient_reaches_every_pixel(make_detector):
     model = make_detector('faster-rcnn', 'diffusion')
     batch = batch_of()
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-    (grad,), _ = PGD()._gradient(model, [batch['inputs'][0].float()], samples, [0])
+    question = ask(PGD(), model, batch)
+    (grad,), _ = question.gradients([batch['inputs'][0].float()], 0, 0)
     assert (grad != 0).float().mean() > 0.9
 
 
@@ -50,8 +46,7 @@ def test_more_steps_more_loss(make_detector, head):
     ends = []
     for steps in (1, 4, 16):
         attack = PGD(eps=8, steps=steps + 1, proposals='fixed')  # sampled alike
-        attack(model, batch_of())
-        ends.append(attack.stats.losses[steps])
+        ends.append(run(attack, model, batch_of()).stats.losses[steps])
     assert ends[0] < ends[2] and ends[1] < ends[2]
 
 
@@ -65,21 +60,25 @@ def test_steps_fall_to_one_part_unless_given():
         assert [(adv - x).max().item() for adv in steps] == sizes
 
 
-def test_heads_sample_anew_at_each_step_only_where_proposals_move(make_detector):
+def test_heads_sample_anew_at_each_step_only_where_proposals_move(
+    make_detector, monkeypatch
+):
     model, batch = make_detector('faster-rcnn', 'resnet'), batch_of()
+    image_losses, seen = DetectionOracle.image_losses, set()
+
+    def watch(self, batch, seeds, objective):
+        if torch.is_grad_enabled():
+            seen.update(seeds)
+        return image_losses(self, batch, seeds, objective)
+
+    monkeypatch.setattr(DetectionOracle, 'image_losses', watch)
     for kind, proposals, count in (
         (PGD, 'moving', 3),
         (PGD, 'fixed', 1),
         (APGD, 'moving', 1),  # it compares objectives from step to step
     ):
-        seen = set()
-
-        class Watched(kind):
-            def _gradient(self, model, adv, samples, seeds, *args, seen=seen):
-                seen.update(seeds)
-                return super()._gradient(model, adv, samples, seeds, *args)
-
-        Watched(eps=4, steps=3, proposals=proposals)(model, batch)
+        seen.clear()
+        kind(eps=4, steps=3, proposals=proposals)(model, batch)
         assert len(seen) == count
 
 
@@ -87,43 +86,31 @@ def test_restarts_keep_the_highest_loss(make_detector):
     """Each image's loss is at least that of every single restart."""
     model = make_detector('retinanet', 'resnet')
     batch = batch_of([(3, 64, 96)] * 2, (2, 3))
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
     attack = PGD(eps=8, steps=2, restarts=3)
-    best = attack(model, batch)
+    best, question = run(attack, model, batch), ask(attack, model, batch)
 
     def loss(images):
-        with torch.no_grad():
-            return attack._losses(model, images, samples, [0, 0])
+        return question.losses(images, 0, 0)
 
     for restart in range(3):
-
-        class One(PGD):
-            def seed_of(self, image_id, *what, restart=restart):
-                if what and what[0] == 0:
-                    what = (restart, *what[1:])
-                return super().seed_of(image_id, *what)
-
-        single = One(eps=8, steps=2)(model, batch)
-        assert (loss(best) >= loss(single) - 1e-3).all()
-    assert attack.stats.grad_evals == 2 * 2 * 3
+        single = PGD(eps=8, steps=2, restart_offset=restart)(model, batch)
+        assert (loss(best.inputs) >= loss(single) - 1e-3).all()
+    assert best.stats.grad_evals == 2 * 2 * 3
 
 
 def test_eot_averages_fresh_noise(make_detector):
     """With more draws, gradients of a randomised model agree more with each other."""
     model = make_detector('retinanet', 'diffusion', noise='fresh', timestep=400)
     batch = batch_of()
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
     image = [batch['inputs'][0].float()]
 
     def agreement(eot):
-        attack = PGD(eot=eot)
-        pair = [attack._gradient(model, image, samples, [s])[0][0] for s in (0, 1000)]
+        question = ask(PGD(eot=eot), model, batch)
+        pair = [question.gradients(image, 0, step)[0][0] for step in (0, 1000)]
         return torch.cosine_similarity(pair[0].flatten(), pair[1].flatten(), dim=0)
 
     assert agreement(16) > agreement(1)
-    attack = PGD(steps=2, eot=3)
-    attack(model, batch)
-    assert attack.stats.grad_evals == 6
+    assert run(PGD(steps=2, eot=3), model, batch).stats.grad_evals == 6
 
 
 def test_a_model_that_blocks_gradients_is_named(make_detector):
@@ -132,53 +119,3 @@ def test_a_model_that_blocks_gradients_is_named(make_detector):
     model.backbone.forward = lambda x: tuple(f.detach() for f in forward(x))
     with pytest.raises(GradientBlocked, match='no attack can see through it'):
         PGD()(model, batch_of())
-
-
-def test_objectives_take_their_losses():
-    losses = dict(
-        loss_rpn_cls=[torch.tensor(1.0), torch.tensor(2.0)],
-        loss_cls=torch.tensor(10.0),
-        loss_bbox=torch.tensor([100.0, 300.0]),
-        acc=torch.tensor(50.0),
-    )
-    assert objective(losses, 'total') == 1 + 2 + 10 + 200
-    assert objective(losses, 'cls') == 10
-    assert objective(losses, 'reg') == 200
-    with pytest.raises(ValueError, match="no loss for objective='reg'"):
-        objective(dict(loss=torch.tensor(1.0)), 'reg')
-
-
-def test_a_classifier_is_attacked_too():
-    """One threat model for any mm model: inputs are stacked, labels have no scale."""
-    from conftest import TINY_UNET
-    from mmengine.registry import DefaultScope
-    from mmpretrain.registry import MODELS
-    from mmpretrain.structures import DataSample
-
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(
-            dict(
-                type='ImageClassifier',
-                data_preprocessor=dict(
-                    type='ClsDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3
-                ),
-                backbone=dict(
-                    type='mmdiff.DiffusionUNet',
-                    model=TINY_UNET,
-                    timestep=10,
-                    out_indices=('mid',),
-                ),
-                neck=dict(type='GlobalAveragePooling'),
-                head=dict(type='LinearClsHead', num_classes=4, in_channels=8),
-            )
-        ).eval()
-    inputs = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    samples = [DataSample().set_gt_label(i) for i in range(2)]
-    for i, sample in enumerate(samples):
-        sample.set_metainfo(dict(img_id=i))
-    attack = PGD(eps=8, steps=5)
-    adversarial = attack(model, dict(inputs=inputs, data_samples=samples))
-    assert adversarial.shape == inputs.shape
-    assert (adversarial - inputs).abs().amax((1, 2, 3)).tolist() == [8, 8]
-    assert attack.stats.losses[4] > attack.stats.losses[0]

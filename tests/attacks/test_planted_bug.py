@@ -9,13 +9,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import NUM_CLASSES, detector_config
+from conftest import NUM_CLASSES, ask, detector_config, run
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmdiff import PGD
-from mmdiff.attacks.objectives import to_input_scale
+from mmdiff.attacks.oracle.detection import to_input_scale
 from mmdiff.datasets.toy_voc import CLASSES, draw_scene
 
 
@@ -57,19 +57,18 @@ def model(resized):
 
 
 def test_boxes_at_the_wrong_scale_weaken_the_attack(model, resized):
-    samples = [to_input_scale(s, 'original') for s in resized['data_samples']]
+    # Against the boxes where they are, with the same sampling for all.
+    question = ask(PGD(), model, resized)
 
     def loss(images):
-        """Against the boxes where they are, with the same sampling for all."""
-        images = [x.float() for x in images]
-        with torch.no_grad():
-            return PGD()._losses(model, images, samples, [0] * len(images))
+        return question.losses([x.float() for x in images], 0, 0)
 
     clean = loss(resized['inputs'])
-    gains, blind = {}, PGD(eps=4, steps=8, gt_scale='input')
-    for name, attack in dict(right=PGD(eps=4, steps=8), wrong=blind).items():
-        gains[name] = loss(attack(model, resized)) - clean
+    gains, attack = {}, PGD(eps=4, steps=8)
+    for name, gt_scale in (('right', 'original'), ('wrong', 'input')):
+        result = run(attack, model, resized, gt_scale)
+        gains[name] = loss(result.inputs) - clean
     # The planted one does not notice: the loss that it sees rises as well.
-    assert blind.stats.losses[8] > blind.stats.losses[0]
+    assert result.stats.losses[8] > result.stats.losses[0]
     assert (gains['right'] > gains['wrong']).all()
     assert gains['right'].mean() > 1.4 * gains['wrong'].mean()

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, ask, batch_of
 
 from mmdiff import PGD
 from mmdiff.attacks import RandomNoise
-from mmdiff.attacks.objectives import to_input_scale
 
 
 @pytest.mark.parametrize('head', CONFIGS)
@@ -14,12 +13,10 @@ from mmdiff.attacks.objectives import to_input_scale
 def test_noise_raises_the_loss_less_than_pgd(make_detector, head, norm, eps):
     model = make_detector(head, 'resnet')
     batch = batch_of()
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-    meter = PGD(proposals='moving')
+    question = ask(PGD(proposals='moving'), model, batch)
 
     def loss(images):
-        with torch.no_grad():
-            return meter._losses(model, images, samples, [0]).item()
+        return question.losses(images, 0, 0).item()
 
     clean = loss([batch['inputs'][0].float()])
     noise = loss(RandomNoise(eps=eps, norm=norm)(model, batch))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, ask, batch_of, run
 
 from mmdiff.attacks import Square
-from mmdiff.attacks.objectives import to_input_scale
+from mmdiff.attacks.oracle import Question
 
 
 @pytest.mark.parametrize('head', CONFIGS)
@@ -19,35 +19,33 @@ def test_objective_never_falls_and_no_gradient_is_taken(
     monkeypatch.setattr(torch.Tensor, 'backward', forbidden)
     attack = Square(eps=16, steps=30)
     model, batch = make_detector(head, 'resnet'), batch_of([(3, 64, 64)])
-    (adv,) = attack(model, batch)
-    values = [attack.stats.losses[query] for query in range(30)]
+    result = run(attack, model, batch)
+    (adv,) = result.inputs
+    values = [result.stats.losses[query] for query in range(30)]
     assert values == sorted(values) and values[-1] > values[0]
-    assert attack.image_losses == [pytest.approx(values[-1])]
-    assert attack.stats.grad_evals == 0
-    assert attack.stats.queries == 30 + (head == 'faster-rcnn')  # its proposals
+    assert result.losses == [pytest.approx(values[-1])]
+    assert result.stats.grad_evals == 0
+    assert result.stats.queries == 30 + (head == 'faster-rcnn')  # its proposals
     clean = batch['inputs'][0].float()
     # The image handed on is the one with that objective.
-    samples = [to_input_scale(batch['data_samples'][0], 'original')]
-    with torch.no_grad():
-        samples = attack._prepare(model, [clean], samples, ['0'])
-        again = attack._query(model, [adv], samples, ['0'], 0, 0)
-    assert again.tolist() == pytest.approx(attack.image_losses, rel=1e-4)
+    again = ask(attack, model, batch).losses([adv], 0, 0)
+    assert again.tolist() == pytest.approx(result.losses, rel=1e-4)
     free = (clean >= 16) & (clean <= 239)  # elsewhere 0..255 clips
     assert ((adv - clean).abs()[free] == 16).all()
 
 
 def test_one_query_without_a_number_ends_nothing(make_detector, monkeypatch):
-    attack = Square(eps=16, steps=30)
-    query, calls = attack._query, []
+    losses_of, calls = Question.losses, []
 
     def once_broken(*args):
         calls.append(args)
-        return query(*args) * (torch.nan if len(calls) == 5 else 1)
+        return losses_of(*args) * (torch.nan if len(calls) == 5 else 1)
 
-    monkeypatch.setattr(attack, '_query', once_broken)
-    attack(make_detector('fcos', 'resnet'), batch_of([(3, 64, 64)]))
-    losses = attack.stats.losses
-    assert attack.image_losses == [losses[29]] and losses[29] > losses[5] == losses[3]
+    monkeypatch.setattr(Question, 'losses', once_broken)
+    model = make_detector('fcos', 'resnet')
+    result = run(Square(eps=16, steps=30), model, batch_of([(3, 64, 64)]))
+    losses = result.stats.losses
+    assert result.losses == [losses[29]] and losses[29] > losses[5] == losses[3]
 
 
 def test_squares_shrink_as_published():
@@ -73,8 +71,9 @@ def test_a_query_changes_one_square(make_detector):
 def test_l2_spends_the_whole_budget_and_rises(make_detector):
     attack = Square(eps=300, steps=30, norm='l2')
     model, batch = make_detector('fcos', 'resnet'), batch_of([(3, 64, 48)])
-    (adv,) = attack(model, batch)
-    values = [attack.stats.losses[query] for query in range(30)]
+    result = run(attack, model, batch)
+    (adv,) = result.inputs
+    values = [result.stats.losses[query] for query in range(30)]
     assert values == sorted(values) and values[-1] > values[0]
     norm = (adv - batch['inputs'][0]).norm().item()
     assert 250 < norm <= 300.01  # what 0..255 clips is spent by later queries

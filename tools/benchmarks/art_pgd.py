@@ -12,6 +12,7 @@ import argparse
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import torch
@@ -24,16 +25,20 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from mmdiff import PGD
-from mmdiff.attacks.objectives import to_input_scale
-from mmdiff.engine.hooks.attack_hook import ground_truth_scale
-from mmdiff.evaluation import image_ap, main_metric
+from mmdiff.attacks import AttackStats, Oracle, oracle_of
+from mmdiff.attacks.oracle import ImageGroup
+from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.engine.ground_truth import ground_truth_scale
+from mmdiff.evaluation.entry import main_metric
+from mmdiff.evaluation.scoring.detection import image_ap
+from mmdiff.utils.modules import device_of
 
 
 class TorchvisionDetector(nn.Module):
     """An mmdet detector that is called, and answers, as one of torchvision.
 
     Args:
-        detector: It; its data preprocessor included.
+        detector: An mmdet detector with its data preprocessor.
     """
 
     def __init__(self, detector: nn.Module) -> None:
@@ -96,15 +101,126 @@ def art_pgd(model: nn.Module, eps: float, step_size: float, steps: int) -> Calla
     return attack
 
 
-def objective(model, batch: dict, inputs: list, scale: str, proposals: str) -> Tensor:
+def objective(oracle: Oracle, batch: dict, inputs: list, proposals: str) -> Tensor:
     """Total loss of each image, mean over three samplings that all attacks share."""
-    meter = PGD(proposals=proposals)
-    samples = [to_input_scale(sample, scale) for sample in batch['data_samples']]
-    clean = [x.float() for x in batch['inputs']]
-    with torch.no_grad():
-        samples = meter._prepare(model, clean, samples, ['0'] * len(clean))
-        seeds = [[100 + k] * len(clean) for k in range(3)]
-        return sum(meter._losses(model, inputs, samples, s) for s in seeds) / 3
+    samples = [oracle.at_input_scale(sample) for sample in batch['data_samples']]
+    clean = [x.float().to(oracle.device) for x in batch['inputs']]
+    group = ImageGroup(clean, samples, ['0'] * len(clean))
+    losses = [
+        oracle.ask(
+            group, AttackStats(), PGD(seed=seed).seed_of, 'total', proposals
+        ).losses(inputs, 0, 0)
+        for seed in range(3)
+    ]
+    return sum(losses) / 3
+
+
+@dataclass
+class Bench:
+    """A detector and the batches that all attacks meet.
+
+    Args:
+        runner: Runner with the detector's weights loaded.
+        gt_scale: Scale of the ground truth in the batches.
+        batches: Batches of the test set.
+        seed: Seed of every attack.
+    """
+
+    runner: Runner
+    gt_scale: str
+    batches: list[dict]
+    seed: int
+
+    @property
+    def model(self) -> nn.Module:
+        return self.runner.model
+
+    @property
+    def oracle(self) -> Oracle:
+        return oracle_of(self.model, self.gt_scale)
+
+    @property
+    def num_images(self) -> int:
+        return len(self.runner.test_dataloader.dataset)
+
+
+@dataclass
+class Row:
+    """What one attack did: a line of the table."""
+
+    max_delta: float
+    own_loss: float
+    fixed_loss: float
+    mean_ap: float
+    image_ap: float
+    seconds: float
+
+
+def build_bench(args: argparse.Namespace) -> Bench:
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.load_from, cfg.work_dir = args.checkpoint, 'work_dirs/art_pgd'
+    cfg.test_dataloader.dataset.indices = args.indices
+    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.test_cfg = dict(type='TestLoop')
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
+    runner.model.eval()
+    scale = ground_truth_scale(runner.test_dataloader.dataset)
+    return Bench(runner, scale, list(runner.test_dataloader), args.seed)
+
+
+def make_attacks(bench: Bench, args: argparse.Namespace) -> dict[str, Callable]:
+    """Functions of a batch by name: ART's PGD, and ours in several settings."""
+    step_size = 2.5 * args.eps / args.steps
+    default = PGD(eps=args.eps, steps=args.steps, seed=args.seed)
+    as_art = replace(default, step_size=step_size, random_start=False, keep_best=False)
+    art = art_pgd(bench.model, args.eps, step_size, args.steps)
+
+    def run_art(batch: dict) -> list[Tensor]:
+        samples = batch['data_samples']
+        return art(batch['inputs'], [bench.oracle.at_input_scale(s) for s in samples])
+
+    def ours(attack: PGD) -> Callable:
+        return lambda batch: attack(bench.model, batch, bench.gt_scale)
+
+    return {
+        'clean': lambda batch: batch['inputs'],
+        'ART': run_art,
+        'ours, as ART': ours(as_art),
+        'ours, default': ours(default),
+        'ours, best iterate': ours(replace(default, keep_best=True)),
+        'ours, fixed proposals': ours(replace(default, proposals='fixed')),
+    }
+
+
+def measure(bench: Bench, attack: Callable) -> Row:
+    """Run one attack on all batches and measure its images."""
+    device, evaluator = device_of(bench.model), bench.runner.test_loop.evaluator
+    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    seconds, largest, aps = 0.0, 0.0, []
+    losses: dict[str, list[Tensor]] = {'moving': [], 'fixed': []}
+    for batch in bench.batches:
+        torch.manual_seed(bench.seed)
+        start = clock()
+        inputs = [x.float().to(device) for x in attack(batch)]
+        seconds += clock() - start
+        for x, clean in zip(inputs, batch['inputs']):
+            largest = max(largest, (x.cpu() - clean).abs().max().item())
+        for proposals, values in losses.items():
+            values.append(objective(bench.oracle, batch, inputs, proposals))
+        data = dict(batch, inputs=inputs)
+        data['data_samples'] = copy.deepcopy(batch['data_samples'])
+        with torch.no_grad():
+            outputs = bench.model.test_step(data)
+        evaluator.process(outputs, data)
+        for output, truth in zip(outputs, batch['data_samples']):
+            boxes = dict(output.pred_instances.cpu().items())
+            truth = to_input_scale(truth, 'input')
+            aps.append(image_ap(boxes, truth, bench.gt_scale))
+    metrics = evaluator.evaluate(bench.num_images)
+    means = [torch.cat(values).mean().item() for values in losses.values()]
+    return Row(largest, *means, main_metric(metrics), float(np.mean(aps)), seconds)
 
 
 def main() -> None:
@@ -118,71 +234,20 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     args = parser.parse_args()
 
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    cfg.load_from, cfg.work_dir = args.checkpoint, 'work_dirs/art_pgd'
-    cfg.test_dataloader.dataset.indices = args.indices
-    cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
-    cfg.test_cfg = dict(type='TestLoop')
-    runner = Runner.from_cfg(cfg)
-    runner.load_or_resume()
-    model, evaluator = runner.model.eval(), runner.test_loop.evaluator
-    dataset, batches = runner.test_dataloader.dataset, list(runner.test_dataloader)
-    scale = ground_truth_scale(dataset)
-    common = dict(eps=args.eps, steps=args.steps, gt_scale=scale, seed=args.seed)
-    step_size = 2.5 * args.eps / args.steps
-    alike = dict(common, step_size=step_size, random_start=False, keep_best=False)
-    art = art_pgd(model, args.eps, step_size, args.steps)
-
-    def ours(**settings) -> Callable:
-        return lambda batch: PGD(**settings)(model, batch)
-
-    attacks = {
-        'clean': lambda batch: batch['inputs'],
-        'ART': lambda batch: art(
-            batch['inputs'],
-            [to_input_scale(sample, scale) for sample in batch['data_samples']],
-        ),
-        'ours, as ART': ours(**alike),
-        'ours, default': ours(**common),
-        'ours, best iterate': ours(**common, keep_best=True),
-        'ours, fixed proposals': ours(**common, proposals='fixed'),
-    }
-    device = next(model.parameters()).device
-    clock = time.process_time if device.type == 'cpu' else time.perf_counter
+    bench = build_bench(args)
     columns = 'max |delta|', 'loss', 'fixed', 'mAP', 'AP', 's/image/step'
     table = Table('PGD', *columns)
     table.caption = (
         'loss: on own proposals; fixed: on those for the clean image; AP: per image'
     )
-    for name, attack in attacks.items():
-        seconds, largest, losses, aps = 0.0, 0.0, dict(moving=[], fixed=[]), []
-        for batch in batches:
-            torch.manual_seed(args.seed)
-            start = clock()
-            inputs = [x.float().to(device) for x in attack(batch)]
-            seconds += clock() - start
-            for x, clean in zip(inputs, batch['inputs']):
-                largest = max(largest, (x.cpu() - clean).abs().max().item())
-            for kind, values in losses.items():
-                values.append(objective(model, batch, inputs, scale, kind))
-            data = dict(batch, inputs=inputs)
-            data.update(data_samples=copy.deepcopy(batch['data_samples']))
-            with torch.no_grad():
-                found = model.test_step(data)
-            evaluator.process(found, data)
-            for sample, truth in zip(found, batch['data_samples']):
-                boxes = dict(sample.pred_instances.cpu().items())
-                aps.append(image_ap(boxes, to_input_scale(truth, 'input'), scale))
-        metric = main_metric(dict(metrics=evaluator.evaluate(len(dataset))))
-        means = [torch.cat(values).mean().item() for values in losses.values()]
-        cost = seconds / len(dataset) / args.steps if name != 'clean' else 0
-        cells = largest, *means, metric, np.mean(aps), cost
-        table.add_row(name, *(f'{value:.3f}' for value in cells))
     table.title = (
-        f'{len(dataset)} images, eps {args.eps:g}, {args.steps} steps (ART: of '
-        f'{step_size:g}), seed {args.seed}'
+        f'{bench.num_images} images, eps {args.eps:g}, {args.steps} steps, '
+        f'seed {args.seed}'
     )
+    for name, attack in make_attacks(bench, args).items():
+        row = measure(bench, attack)
+        row.seconds /= bench.num_images * args.steps
+        table.add_row(name, *(f'{value:.3f}' for value in astuple(row)))
     Console(width=88).print(table)
 
 

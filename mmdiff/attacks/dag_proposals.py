@@ -50,10 +50,10 @@ class RoIProposals(Proposals):
         )
         features = model.extract_feat(batch['inputs'])
         metas = [sample.metainfo for sample in batch['data_samples']]
-        found = model.rpn_head.predict_by_feat(
+        proposals = model.rpn_head.predict_by_feat(
             *model.rpn_head(features), batch_img_metas=metas, cfg=cfg, rescale=False
         )
-        super().__init__(get_box_tensor(found[0].bboxes))
+        super().__init__(get_box_tensor(proposals[0].bboxes))
 
     def logits(self, batch: dict) -> Tensor:
         rois = torch.cat([self.boxes.new_zeros(len(self.boxes), 1), self.boxes], 1)
@@ -65,7 +65,7 @@ class RoIProposals(Proposals):
 
 
 class DenseProposals(Proposals):
-    """Every prior of a one-stage detector, with the box it predicts.
+    """Every anchor point of a one-stage detector, with the box it predicts.
 
     A head with sigmoid scores has no background class: there a box shows background if
     no class passes the ``score_thr`` of the model's ``test_cfg``.
@@ -128,14 +128,15 @@ def propose(
     unlike = None
     if all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):
         try:
-            found = DenseProposals(model, batch)
-            if found.logits(batch).shape[0] == len(found.boxes):
-                return found
+            proposals = DenseProposals(model, batch)
+            if proposals.logits(batch).shape[0] == len(proposals.boxes):
+                return proposals
         except (AssertionError, RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             unlike = error  # boxes as distributions (GFL), all in one output (YOLOv3)
     raise ValueError(
         f'DAG attacks proposals, and {type(model).__name__} has no single RoI head and '
-        'no dense head that gives each prior class scores and one box; use PGD instead.'
+        'no dense head that gives each anchor point class scores and one box; use PGD '
+        'instead.'
     ) from unlike

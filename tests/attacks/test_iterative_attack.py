@@ -2,16 +2,14 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, ask, batch_of, run
 
 from mmdiff import PGD
 from mmdiff.attacks import APGD, MIM
-from mmdiff.attacks.gradient_attack import Trace
-from mmdiff.attacks.objectives import to_input_scale
 
 
-def trace_of(x):
-    return Trace(x, x, x)
+def trace_of(attack, x):
+    return attack.trace_type(x, x, x)
 
 
 @pytest.mark.parametrize('head', CONFIGS)
@@ -20,20 +18,16 @@ def test_the_best_iterate_is_never_below_the_last(make_detector, head):
     model = make_detector(head, 'resnet')
     batch = batch_of([(3, 64, 64)] * 2, (2, 3))
     args = dict(eps=8, step_size=8, steps=4, proposals='fixed')  # sampled alike
-    best, last = PGD(**args, keep_best=True), PGD(**args, keep_best=False)
-    kept = best(model, batch)
-    final = last(model, batch)
-    pairs = list(zip(best.image_losses, last.image_losses))
+    attack = PGD(**args, keep_best=True)
+    best = run(attack, model, batch)
+    last = run(PGD(**args, keep_best=False), model, batch)
+    pairs = list(zip(best.losses, last.losses))
     assert all(b >= f for b, f in pairs)
-    assert any(b > f for b, f in pairs) or torch.equal(kept[0], final[0])
+    same = torch.equal(best.inputs[0], last.inputs[0])
+    assert any(b > f for b, f in pairs) or same
     # What is returned has the objective that is claimed.
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-    images = [x.float() for x in batch['inputs']]
-    ids = [str(s.img_id) for s in samples]
-    with torch.no_grad():
-        samples = best._prepare(model, images, samples, ids)
-        again = best._query(model, kept, samples, ids, 0, 0)
-    assert again.tolist() == pytest.approx(best.image_losses, rel=1e-4)
+    again = ask(attack, model, batch).losses(best.inputs, 0, 0)
+    assert again.tolist() == pytest.approx(best.losses, rel=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -62,17 +56,13 @@ def test_gradient_with_fixed_proposals_is_exact(make_detector):
     """Two-stage losses are differentiable once proposals and samples stay."""
     model = make_detector('faster-rcnn', 'resnet')
     batch = batch_of()
-    attack = PGD(proposals='fixed')
-    images = [x.float() for x in batch['inputs']]
-    samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-    samples = attack._prepare(model, images, samples, ['0'])
-    (grad,), _ = attack._gradient(model, images, samples, [0])
+    question = ask(PGD(proposals='fixed'), model, batch)
+    image = batch['inputs'][0].float()
+    (grad,), _ = question.gradients([image], 0, 0)
     direction, step = grad.sign(), 0.02
 
     def loss(sign):
-        with torch.no_grad():
-            moved = [images[0] + sign * step * direction]
-            return attack._losses(model, moved, samples, [0]).item()
+        return question.losses([image + sign * step * direction], 0, 0).item()
 
     slope = (loss(1) - loss(-1)) / (2 * step)
     assert slope == pytest.approx((grad * direction).sum().item(), rel=0.05)
@@ -95,14 +85,13 @@ def test_fixed_proposals_give_the_roi_head_equal_boxes(make_detector, proposals)
     assert all(same) if proposals == 'fixed' else not all(same)
     # The RPN's own losses stay: with them alone the image can still be attacked.
     model.roi_head.loss = lambda *args: {}
-    attack = PGD(eps=8, steps=3, proposals=proposals)
-    attack(model, batch_of())
-    assert attack.stats.zero_grads == 0
+    result = run(PGD(eps=8, steps=3, proposals=proposals), model, batch_of())
+    assert result.stats.zero_grads == 0
 
 
 def test_mim_accumulates_normalised_gradients():
     attack = MIM(eps=8, steps=8, decay=0.5)
-    trace = trace_of(torch.full((3, 2, 2), 100.0))
+    trace = trace_of(attack, torch.full((3, 2, 2), 100.0))
     first = torch.randn(3, 2, 2, generator=torch.Generator().manual_seed(0))
     second = -0.1 * first  # opposite and short: the momentum decides
     third = -first
@@ -110,15 +99,15 @@ def test_mim_accumulates_normalised_gradients():
     assert torch.allclose(trace.adv, 100 + first.sign())
     trace.adv = attack.update(trace, second, 0.0, 1)
     expected = 0.5 * first / first.abs().sum() - first / first.abs().sum()
-    assert torch.allclose(trace.memory['momentum'], expected, atol=1e-6)
+    assert torch.allclose(trace.momentum, expected, atol=1e-6)
     trace.adv = attack.update(trace, third, 0.0, 2)
     assert torch.allclose(trace.adv, 100 - first.sign())
 
 
-def climb(attack, slope, start, objective):
-    """Iterates of APGD on an objective of one variable per pixel."""
-    trace, path = trace_of(start), []
-    for step in range(attack.steps):
+def climb(attack, slope, start, objective, steps=None):
+    """Iterates of an attack on an objective of one variable per pixel."""
+    trace, path = trace_of(attack, start), []
+    for step in range(steps or attack.steps):
         loss = objective(trace.adv)
         trace.see(loss)
         path.append((trace.adv, loss))
@@ -141,7 +130,7 @@ def test_apgd_halves_its_step_near_a_maximum(norm):
     trace, path = climb(
         attack, lambda x: goal - x, start, lambda x: -(x - goal).norm().item()
     )
-    assert trace.memory['size'] < 16 / 2**4
+    assert trace.size < 16 / 2**4
     assert (trace.best - goal).abs().max() < 0.2
     # Where a step was halved the next iterate starts from the best one.
     fixed = PGD(eps=8, steps=100, step_size=16, norm=norm)
@@ -156,12 +145,11 @@ def test_apgd_keeps_its_step_while_the_objective_rises():
     losses = iter(range(100))
     attack = APGD(eps=8, steps=100)
     trace, _ = climb(attack, torch.ones_like, start, lambda x: next(losses))
-    assert trace.memory['size'] == 16
+    assert trace.size == 16
     # Condition 1: 16 of 22 steps rose, below rho = 0.75 of them.
     rises = iter([k if k <= 16 else 16 - k for k in range(23)])
-    attack.steps = 23
-    trace, path = climb(attack, torch.ones_like, start, lambda x: next(rises))
-    assert trace.memory['size'] == 8 and trace.memory['before'] is path[16][0]
+    trace, path = climb(attack, torch.ones_like, start, lambda x: next(rises), 23)
+    assert trace.size == 8 and trace.before is path[16][0]
 
 
 @pytest.mark.parametrize('norm', ['linf', 'l2'])
@@ -177,9 +165,11 @@ def test_apgd_reaches_at_least_the_loss_of_constant_steps(make_detector, norm):
         batch = batch_of([(3, 64, 64)] * 2, (2, 3))
         eps = 8 if norm == 'linf' else 150
         constant = dict(step_size=eps / 8, proposals='fixed')  # else as APGD
-        attacks = [APGD(eps, 20, norm=norm), PGD(eps, steps=20, norm=norm, **constant)]
-        for attack in attacks:
-            attack(model, batch)
-        apgd, pgd = (torch.tensor(attack.image_losses) for attack in attacks)
+        attacks = [
+            APGD(eps, steps=20, norm=norm),
+            PGD(eps, steps=20, norm=norm, **constant),
+        ]
+        ends = [run(attack, model, batch).losses for attack in attacks]
+        apgd, pgd = map(torch.tensor, ends)
         gains.append((apgd / pgd).log().mean())
     assert sum(gains) > 0

@@ -2,19 +2,26 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of
+from conftest import CONFIGS, batch_of, run
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from torch import nn
 
 from mmdiff import PGD
-from mmdiff.attacks.objectives import (
+from mmdiff.attacks import oracle_of
+from mmdiff.attacks.dag_proposals import propose
+from mmdiff.attacks.objectives import NAMES
+from mmdiff.attacks.objectives.detection import (
     OBJECTIVES,
     balanced_classes,
-    num_classes,
-    prepare,
-    to_input_scale,
+    sum_losses,
+    with_truth,
 )
-from mmdiff.attacks.proposals import propose
+from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.utils.modules import num_classes
+
+
+def test_their_names_are_those_that_attacks_accept():
+    assert NAMES['detection'] == tuple(OBJECTIVES)
 
 
 def scaled(batch):
@@ -26,8 +33,8 @@ def scaled(batch):
 def test_each_objective_moves_its_own_loss(make_detector, head, name):
     model = make_detector(head, 'resnet')
     attack = PGD(eps=8, steps=4, objective=name, random_start=False)
-    attack(model, batch_of())
-    clean, last = attack.stats.losses[0], attack.stats.losses[4]
+    losses = run(attack, model, batch_of()).stats.losses
+    clean, last = losses[0], losses[4]
     assert last > clean
     assert (clean < 0) == (OBJECTIVES[name].sign < 0)
     assert attack.threat_model()['objective'] == name
@@ -39,9 +46,9 @@ def test_vanishing_lowers_scores_and_fabrication_raises_them(make_detector, head
     batch = batch_of()
 
     def scores(images):
-        attack = PGD()
-        clean = attack.preprocess(model, [batch['inputs'][0].float()], scaled(batch))
-        seen = attack.preprocess(model, images, scaled(batch))
+        oracle = oracle_of(model)
+        clean = oracle.preprocess([batch['inputs'][0].float()], scaled(batch))
+        seen = oracle.preprocess(images, scaled(batch))
         with torch.no_grad():
             proposals = propose(model, clean, 0.9, 200)
             logits = proposals.logits(seen)
@@ -61,7 +68,7 @@ def test_mislabel_shifts_every_class_and_keeps_the_boxes(make_detector):
     before = sample.gt_instances.labels.clone()
     shifts = set()
     for seed in range(20):
-        wrong = prepare(sample, model, 'mislabel', seed)
+        wrong = with_truth(sample, model, 'mislabel', seed)
         shift = (wrong.gt_instances.labels - before) % 5
         assert len(shift.unique()) == 1 and shift[0] != 0
         shifts.add(shift[0].item())
@@ -73,7 +80,7 @@ def test_mislabel_shifts_every_class_and_keeps_the_boxes(make_detector):
 def test_vanishing_empties_the_ground_truth_of_a_copy(make_detector):
     (sample,) = scaled(batch_of())
     sample.ignored_instances = sample.gt_instances[:1]
-    empty = prepare(sample, make_detector(), 'vanishing', 0)
+    empty = with_truth(sample, make_detector(), 'vanishing', 0)
     assert len(empty.gt_instances) == len(empty.ignored_instances) == 0
     assert len(sample.gt_instances) == 3 and len(sample.ignored_instances) == 1
 
@@ -129,4 +136,18 @@ def test_objectives_a_head_cannot_serve_are_one_sentence(make_detector):
     (sample,) = scaled(batch_of())
     del sample.gt_instances
     with pytest.raises(ValueError, match='about boxes and this model has none'):
-        prepare(sample, detector, 'vanishing', 0)
+        with_truth(sample, detector, 'vanishing', 0)
+
+
+def test_objectives_take_their_losses():
+    losses = dict(
+        loss_rpn_cls=[torch.tensor(1.0), torch.tensor(2.0)],
+        loss_cls=torch.tensor(10.0),
+        loss_bbox=torch.tensor([100.0, 300.0]),
+        acc=torch.tensor(50.0),
+    )
+    assert sum_losses(losses, 'total') == 1 + 2 + 10 + 200
+    assert sum_losses(losses, 'cls') == 10
+    assert sum_losses(losses, 'reg') == 200
+    with pytest.raises(ValueError, match="no loss for objective='reg'"):
+        sum_losses(dict(loss=torch.tensor(1.0)), 'reg')

@@ -1,0 +1,207 @@
+"""Attacks that search step by step for a high objective."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from .objectives import objective_names
+from .oracle import ImageGroup, Oracle, Question
+from .result import AttackStats
+from .source import SourcedAttack
+
+PROPOSALS = ('fixed', 'moving')
+
+
+@dataclass(eq=False, kw_only=True)
+class IterativeAttack(SourcedAttack):
+    """Search images with a high objective; a subclass says how (:meth:`search`).
+
+    Args:
+        eps: Budget in pixel units (8 is 8/255).
+        steps: Steps of the search.
+        objective: On detectors, ``'total'``, in TOG ``'untargeted'``: all losses;
+            ``'cls'``, ``'reg'``: those of the final head (A_cls and A_reg of Zhang and
+            Wang 2019); ``'cwa'``: both, classes weighted (Chen et al. 2021). Of TOG
+            (Chow et al. 2020): ``'vanishing'`` descends all losses against no objects,
+            ``'fabrication'`` ascends them, ``'mislabel'`` descends all losses against
+            the boxes with other classes (all shifted by one random number). On
+            classifiers, ``'total'`` and ``'ce'``: the cross-entropy.
+        restarts: Number of restarts; of each image the one that ends with the highest
+            objective is kept.
+        restart_offset: Number of the first restart: run one by one, with offsets 0, 1,
+            ..., they are those that would run at once.
+        eot: Objectives are averaged over so many passes; above 1 for models that draw
+            fresh noise (expectation over transformation, Athalye et al. 2018).
+        proposals: On two-stage detectors, ``'fixed'``: the RoI head's losses are those
+            on the proposals for the clean image, equally sampled at every step;
+            ``'moving'``: each iterate has its own, as the model computes its losses;
+            they may fall unseen by the gradient, with fewer proposals on objects.
+        source, norm, quantize, seed: See :class:`SourcedAttack`.
+
+    Raises:
+        ValueError: For arguments out of range.
+    """
+
+    eps: float | None = field(default=8, kw_only=False)
+    steps: int = 10
+    objective: str = 'total'
+    restarts: int = 1
+    restart_offset: int = 0
+    eot: int = 1
+    proposals: str = 'fixed'
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is None:
+            raise ValueError(
+                f'{type(self).__name__} needs a budget; give eps in pixels (8 is '
+                '8/255).'
+            )
+        if self.objective not in objective_names():
+            raise ValueError(
+                f'objective={self.objective!r} is unknown; choose one of '
+                f'{objective_names()}.'
+            )
+        if self.proposals not in PROPOSALS:
+            raise ValueError(
+                f"proposals={self.proposals!r} must be 'fixed' or 'moving'."
+            )
+        for name in ('steps', 'restarts', 'eot'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+
+    @abstractmethod
+    def search(
+        self, question: Question, group: ImageGroup, restart: int
+    ) -> tuple[list[Tensor], list[float]]:
+        """Run one restart; return images and their objectives, as :meth:`perturb`."""
+
+    def perturb(
+        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
+    ) -> tuple[list[Tensor], list[float]]:
+        question = oracle.ask(
+            group, stats, self.seed_of, self.objective, self.proposals, self.eot
+        )
+        best = list(group.pixels)
+        highest = [-torch.inf] * len(best)
+        for restart in range(self.restart_offset, self.restart_offset + self.restarts):
+            ends = zip(*self.search(question, group, restart))
+            for i, (adv, loss) in enumerate(ends):
+                # The first restart counts even if its objective is not a number.
+                if restart == self.restart_offset or loss > highest[i]:
+                    best[i], highest[i] = adv, loss
+        return best, highest
+
+
+@dataclass
+class Trace:
+    """One image on its way.
+
+    Args:
+        clean: The clean image.
+        adv: The iterate.
+        best: The iterate of highest objective so far.
+        best_loss: That objective.
+    """
+
+    clean: Tensor
+    adv: Tensor
+    best: Tensor
+    best_loss: float = -torch.inf
+
+    def see(self, loss: float) -> None:
+        """Take note of the objective at the iterate."""
+        if loss > self.best_loss:
+            self.best, self.best_loss = self.adv, loss
+
+
+@dataclass(eq=False, kw_only=True)
+class GradientAttack(IterativeAttack):
+    """Follow gradients; a subclass says where a step leads (:meth:`update`).
+
+    Args:
+        random_start: Start anywhere in the budget instead of at the image.
+        keep_best: Return, of all iterates of an image, the one with the highest
+            objective instead of the last one. ``None``: unless a detector's proposals
+            move. Then the objectives of two iterates are on other proposals and
+            samples, and the highest is often only luck.
+        eps, steps, objective, restarts, restart_offset, eot, proposals, source, norm,
+            quantize, seed: See :class:`IterativeAttack`.
+
+    Raises:
+        ValueError: For arguments out of range.
+        GradientBlocked: On running, if the loss does not depend on the image.
+    """
+
+    random_start: bool = True
+    keep_best: bool | None = True
+    # Whether heads sample anew at each step (where proposals move): gradients then
+    # serve no one sample, but objectives of two steps differ by chance as well.
+    resample: ClassVar[bool] = False
+    # What an image on its way carries; a subclass that remembers more has its own.
+    trace_type: ClassVar[type[Trace]] = Trace
+
+    @abstractmethod
+    def update(self, trace: Trace, grad: Tensor, loss: float, step: int) -> Tensor:
+        """Return the next iterate, within the budget.
+
+        Args:
+            trace: The image; ``trace.adv`` is the iterate.
+            grad: Gradient of the objective at the iterate.
+            loss: Objective there.
+            step: Number of the step, from 0.
+        """
+
+    def search(
+        self, question: Question, group: ImageGroup, restart: int
+    ) -> tuple[list[Tensor], list[float]]:
+        traces = []
+        for x, image_id in zip(group.pixels, group.ids):
+            start = self._start(x, image_id, restart)
+            traces.append(self.trace_type(x, start, start))
+        keep_best, resample = self._comparing(question)
+        for step in range(self.steps):
+            pixels = [trace.adv for trace in traces]
+            grads, losses = question.gradients(pixels, restart, step, resample)
+            question.stats.record_losses(step, losses.sum().item())
+            for trace, grad, loss in zip(traces, grads, losses.tolist()):
+                trace.see(loss)
+                trace.adv = self.update(trace, grad, loss, step)
+        pixels = [trace.adv for trace in traces]
+        losses = question.losses(pixels, restart, self.steps)
+        question.stats.record_losses(self.steps, losses.sum().item())
+        if not keep_best:
+            return pixels, losses.tolist()
+        for trace, loss in zip(traces, losses.tolist()):
+            trace.see(loss)
+        return [trace.best for trace in traces], [trace.best_loss for trace in traces]
+
+    def _comparing(self, question: Question) -> tuple[bool, bool]:
+        """Whether the best iterate is kept, and whether heads sample anew."""
+        fixed = self.proposals == 'fixed'
+        keep_best = self.keep_best
+        if keep_best is None:
+            keep_best = fixed or not question.proposals_move
+        alike = fixed or (keep_best and not self.resample)
+        return keep_best, not alike
+
+    def _start(self, x: Tensor, image_id: str, restart: int) -> Tensor:
+        if not self.random_start:
+            return x.clone()
+        generator = torch.Generator().manual_seed(self.seed_of(image_id, restart))
+        return self.budget.project(x + self.budget.sample(x, generator), x)
+
+
+def check_step_size(step_size: float | None) -> None:
+    """Complain about a step that leads nowhere.
+
+    Raises:
+        ValueError: If it is not above 0.
+    """
+    if step_size is not None and not step_size > 0:
+        raise ValueError(f'step_size={step_size} must be above 0, in pixel units.')

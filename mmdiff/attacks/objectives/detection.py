@@ -1,0 +1,163 @@
+"""What an attack on a detector ascends: sums of its losses, against some ground truth.
+
+Losses of Zhang and Wang (2019), Chow et al. (2020, TOG), Chen et al. (2021, CWA).
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.utils.modules import num_classes, replaced
+
+# Parts of the names of losses. RPN losses count for `total` only: the published
+# attacks A_cls and A_reg take the losses of the final head.
+REG = ('loss_bbox', 'loss_iou', 'loss_reg', 'loss_xy', 'loss_wh', 'loss_dfl')
+TERMS = {'total': ('loss',), 'cls': ('loss_cls',), 'reg': REG}
+TERMS['head'] = TERMS['cls'] + REG
+
+
+def without_objects(sample, model: nn.Module, seed: int):
+    """Return the sample with empty ground truth."""
+    sample.gt_instances = sample.gt_instances[:0]
+    if 'ignored_instances' in sample:
+        sample.ignored_instances = sample.ignored_instances[:0]
+    return sample
+
+
+def with_wrong_labels(sample, model: nn.Module, seed: int):
+    """Return the sample with its classes shifted by one seeded number.
+
+    Raises:
+        ValueError: If the model has one class only.
+    """
+    classes = num_classes(model)
+    if classes < 2:
+        raise ValueError("objective='mislabel' needs two classes; use 'vanishing'.")
+    generator = torch.Generator().manual_seed(seed)
+    shift = int(torch.randint(1, classes, (), generator=generator))
+    sample.gt_instances.labels = (sample.gt_instances.labels + shift) % classes
+    return sample
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which losses are ascended, or descended, against which ground truth.
+
+    Args:
+        terms: Key of ``TERMS``: the losses that are summed.
+        sign: 1 ascends the sum, -1 descends it.
+        truth: Changes the ground truth of a copied sample: called with the sample, the
+            model and a seed. ``None`` leaves it.
+        balanced: Weight classification losses by class (:func:`balanced_classes`).
+    """
+
+    terms: str = 'total'
+    sign: int = 1
+    truth: Callable | None = None
+    balanced: bool = False
+
+    def losses_of(self, losses: dict) -> list[Tensor]:
+        """Pick the losses that belong to this objective, one tensor each."""
+        parts: list[Tensor] = []
+        for key, value in losses.items():
+            if self.terms != 'total' and 'rpn' in key:
+                continue
+            if any(term in key for term in TERMS[self.terms]):
+                parts += value if isinstance(value, list) else [value]
+        return parts
+
+
+OBJECTIVES = {
+    'total': Objective(),
+    'cls': Objective('cls'),
+    'reg': Objective('reg'),
+    'cwa': Objective('head', balanced=True),
+    'untargeted': Objective(),
+    'vanishing': Objective(sign=-1, truth=without_objects),
+    'fabrication': Objective(truth=without_objects),
+    'mislabel': Objective(sign=-1, truth=with_wrong_labels),
+}
+
+
+def with_truth(sample, model: nn.Module, name: str, seed: int):
+    """Copy a sample, with the ground truth that an objective is measured against.
+
+    Args:
+        sample: Data sample with ground truth at the scale of the input.
+        model: The detector.
+        name: One of ``OBJECTIVES``.
+        seed: Seed of the choice of wrong labels.
+
+    Raises:
+        ValueError: If the objective is about boxes and there are none.
+    """
+    objective = OBJECTIVES[name]
+    if (objective.truth or objective.balanced) and 'gt_instances' not in sample:
+        raise ValueError(
+            f"objective={name!r} is about boxes and this model has none; use 'total'."
+        )
+    sample = copy.deepcopy(sample)
+    if objective.truth is None:
+        return sample
+    return objective.truth(sample, model, seed)
+
+
+def sum_losses(losses: dict, name: str) -> Tensor:
+    """Sum the losses that belong to an objective, as they are (without its sign).
+
+    Args:
+        losses: Losses as a model's ``loss()`` gives them: tensors or lists of tensors;
+            names without ``loss`` (accuracies) do not count.
+        name: One of ``OBJECTIVES``.
+
+    Raises:
+        ValueError: If the model has no such loss.
+    """
+    parts = OBJECTIVES[name].losses_of(losses)
+    if not parts:
+        usable = [repr(k) for k, goal in OBJECTIVES.items() if goal.losses_of(losses)]
+        raise ValueError(
+            f'This model has no loss for objective={name!r}, only '
+            f'{", ".join(losses)}; use objective={" or ".join(usable)}.'
+        )
+    return torch.stack([part.mean() for part in parts]).sum()
+
+
+@contextmanager
+def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
+    """Let frequent classes not dominate (class-wise attack, Chen et al. 2021).
+
+    Each class of the image counts the same in the final head's classification losses:
+    objects of class c weigh ``N / (C n_c)``, with N objects of C classes in the image,
+    n_c of them of c; background weighs 1.
+
+    Args:
+        model: The detector; ``forward`` of its classification losses is replaced.
+        labels: Classes of the objects in the image, (N,).
+    """
+    present, counts = labels.unique(return_counts=True)
+
+    def balanced(forward, pred, target, weight=None, *args, **kwargs):
+        shown = target[0] if isinstance(target, tuple) else target
+        if shown.is_floating_point() or shown.ndim != 1:
+            raise ValueError(
+                "objective='cwa' weights classification losses by label, which this "
+                "head's does not take; use 'total', 'cls' or 'reg'."
+            )
+        share = pred.new_ones(shown.shape)
+        for label, count in zip(present, counts):
+            share[shown == label] = len(labels) / (len(present) * count)
+        weight = share if weight is None else weight * share
+        return forward(pred, target, weight, *args, **kwargs)
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name.endswith('loss_cls') and 'rpn' not in name:
+                weighted = partial(balanced, module.forward)
+                stack.enter_context(replaced(module, 'forward', weighted))
+        yield

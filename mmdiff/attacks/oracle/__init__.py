@@ -1,0 +1,34 @@
+"""The one place that knows what an attack may ask of a model."""
+
+from torch import nn
+
+from .base import GradientBlocked, ImageGroup, Oracle, Question
+
+__all__ = ['GradientBlocked', 'ImageGroup', 'Oracle', 'Question', 'oracle_of']
+
+
+def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
+    """Build the oracle of the model's task.
+
+    Args:
+        model: A detector of mmdet or a classifier of mmpretrain, or a wrapper (DDP)
+            around one. Any other model with ``data_preprocessor`` and ``loss`` is asked
+            as a detector is.
+        gt_scale: Scale of the ground truth of detectors (see
+            :class:`~mmdiff.attacks.oracle.detection.DetectionOracle`).
+
+    Raises:
+        ValueError: For a test-time-augmentation model or an unknown ``gt_scale``.
+    """
+    from mmdiff.utils.modules import unwrap
+
+    inner = unwrap(model)
+    # By name, for mmpretrain need not be installed where detectors are attacked.
+    kinds = [f'{kind.__module__}.{kind.__name__}' for kind in type(inner).__mro__]
+    if any(k.startswith('mmpretrain.') and 'BaseClassifier' in k for k in kinds):
+        from .classification import ClassificationOracle
+
+        return ClassificationOracle(inner, gt_scale)
+    from .detection import DetectionOracle
+
+    return DetectionOracle(inner, gt_scale)

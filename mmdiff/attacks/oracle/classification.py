@@ -1,0 +1,54 @@
+"""Questions to a classifier: one forward pass for the whole batch."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..objectives.classification import OBJECTIVES
+from .base import Oracle
+
+
+class ClassificationOracle(Oracle):
+    """Answers about a classifier of mmpretrain.
+
+    The model is asked in eval mode: its objective is a function of the logits that it
+    gives at test time, and images do not influence each other. Ground truth is a label;
+    ``gt_scale`` has no meaning.
+    """
+
+    task = 'classification'
+    training = False
+
+    def at_input_scale(self, sample):
+        """Copy a data sample.
+
+        Raises:
+            ValueError: If it has no label, or several.
+        """
+        if 'gt_label' not in sample or sample.gt_label.numel() != 1:
+            raise ValueError(
+                'An attack on a classifier needs one true class for each image; add '
+                'gt_label to the data samples (PackInputs in the test pipeline).'
+            )
+        return copy.deepcopy(sample)
+
+    def logits(self, batch: dict) -> Tensor:
+        """Class logits of a preprocessed batch, (N, K), differentiable.
+
+        Raises:
+            ValueError: If the model has no head that gives them.
+        """
+        logits = self.model(batch['inputs'], mode='tensor')
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ValueError(
+                f'{type(self.model).__name__} gives no logits of shape (N, K) in mode '
+                "'tensor'; give it a head of classes, as LinearClsHead."
+            )
+        return logits
+
+    def image_losses(self, batch: dict, seeds: Sequence[int], objective: str) -> Tensor:
+        labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+        logits = self.logits(batch)
+        return OBJECTIVES[objective](logits, labels.to(logits.device))

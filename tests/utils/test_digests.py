@@ -1,0 +1,25 @@
+"""Names of contents."""
+
+import hashlib
+
+import torch
+
+from mmdiff.utils.digests import digest_file, digest_json, digest_tensors
+
+
+def test_a_file_has_the_digest_that_sha256sum_prints(tmp_path):
+    content = bytes(range(256)) * 10_000  # more than one chunk
+    (tmp_path / 'a').write_bytes(content)
+    assert digest_file(tmp_path / 'a') == hashlib.sha256(content).hexdigest()
+
+
+def test_settings_with_another_value_have_another_digest():
+    assert digest_json({'a': [1, None]}) == digest_json({'a': [1, None]})
+    assert digest_json({'a': [1, None]}) != digest_json({'a': [1, 0]})
+
+
+def test_tensors_differ_by_name_and_by_value():
+    a = torch.tensor(1.5, dtype=torch.bfloat16)
+    assert digest_tensors([('a', a)]) == digest_tensors([('a', a.clone())])
+    assert digest_tensors([('a', a)]) != digest_tensors([('b', a)])
+    assert digest_tensors([('a', a)]) != digest_tensors([('a', -a)])
