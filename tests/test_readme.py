@@ -236,6 +236,23 @@ def test_every_flag_has_a_heading_and_says_what_to_do():
             assert text.count(part) == 1, (code, part)
 
 
+def test_the_reference_names_every_key_of_robustness_json():
+    from mmdiff.attacks import Budget
+    from mmdiff.evaluation.entry import Entry, Sanity
+    from mmdiff.evaluation.results import Results, RunSanity
+
+    entry = Entry('pgd', 'pgd_total', 'attack', Budget(8), {'steps': 10, 'seed': 0})
+    entry.sanity, entry.metrics_worst_restart = Sanity(), {}
+    worst = Entry.worst_case(Budget(8), ['pgd_total_eps8'])
+    sanity = RunSanity(attack='pgd', objective=1.0, square_objective=1.0)
+    file = Results('tiny', [entry, worst], sanity=sanity).to_json()
+    keys = {*file, *file['sanity'], *file['cost']}
+    for row in file['results']:
+        keys |= {*row, *row.get('sanity', ()), *row['cost']}
+    page = (ROOT / 'docs' / 'reference' / 'robustness-json.md').read_text()
+    assert keys <= set(re.findall(r'`(\w+)`', page))
+
+
 def test_the_guide_has_every_attack_and_preset_by_name():
     from mmdiff.engine.presets import ATTACK_NAMES, PRESETS
 
