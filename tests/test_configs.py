@@ -1,6 +1,9 @@
 """Every config builds, trains one step, is attacked one step."""
 
+import ast
 import copy
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import torch
 from conftest import batch_of
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
 from mmdiff import DAG, PGD, DiffusionModel, config_path
@@ -154,15 +158,68 @@ def test_pretraining_steps(name):
 
 
 @pytest.mark.parametrize('path', sorted((ROOT / '_base_' / 'attacks').glob('*.py')))
-def test_attack_presets(path):
-    cfg = Config.fromfile(path)
-    hooks = cfg.get('custom_hooks', [])
-    assert all(hook.type == 'mmdiff.AttackHook' for hook in hooks)
-    attacks = [hook.attack for hook in hooks]
-    if not hooks:
-        assert cfg.robust_test_cfg.type == 'mmdiff.RobustTestLoop'
-        attacks += cfg.robust_test_cfg.attacks
-    assert attacks and all(ATTACKS.build(attack) for attack in attacks)
+def test_presets_are_loops_of_attacks_that_build(path):
+    loop = Config.fromfile(path).robust_test_cfg
+    assert loop.type == 'mmdiff.RobustTestLoop' and loop.attacks
+    assert all(ATTACKS.build(attack) for attack in loop.attacks)
+
+
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / '_base_' / 'attack_hooks').glob('*.py'))
+)
+def test_attack_hooks_are_hooks_with_one_attack_that_builds(path):
+    (hook,) = Config.fromfile(path).custom_hooks
+    assert hook.type == 'mmdiff.AttackHook' and ATTACKS.build(hook.attack)
+
+
+# What a Runner takes, and the names that mmdet's own bases leave behind.
+RUNNER = set(inspect.signature(Runner.__init__).parameters)
+OF_MMDET = {
+    *('auto_scale_lr', 'backend_args', 'custom_imports', 'data_root', 'dataset_type'),
+    *('test_pipeline', 'train_pipeline', 'vis_backends'),
+}
+
+
+@pytest.mark.parametrize(
+    'name',
+    [f'detection/{name}' for name in DETECTION] + [f'pretrain/{n}' for n in PRETRAIN],
+)
+def test_a_merged_config_has_no_helper_names(name):
+    assert set(Config.fromfile(ROOT / name)) <= RUNNER | OF_MMDET
+
+
+@pytest.mark.parametrize(
+    'name, scale',
+    [
+        ('faster-rcnn_voc07-unet_dfpn_1xb8-6e_voc07.py', (128, 128)),
+        ('faster-rcnn_adm-imagenet256_dfpn_1xb8-2e_voc07.py', (256, 256)),
+        ('faster-rcnn_sd15_dfpn_8xb2-1x_coco.py', (853, 512)),
+    ],
+)
+def test_image_scale_reaches_every_pipeline(name, scale):
+    cfg = Config.fromfile(ROOT / 'detection' / name)
+    for split in ('train', 'val', 'test'):
+        pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+        assert [s.scale for s in pipeline if s.type == 'Resize'] == [scale]
+
+
+def test_the_name_of_a_config_says_batch_and_epochs():
+    for path in (ROOT / 'detection').glob('*_1xb*'):
+        batch, epochs = re.search(r'_1xb(\d+)-(\d+)e_', path.name).groups()
+        cfg = Config.fromfile(path)
+        assert cfg.train_dataloader.batch_size == int(batch)
+        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == int(epochs)
+    for path in (ROOT / 'pretrain').glob('*_1xb*'):
+        batch, iters = re.search(r'_1xb(\d+)-(\d+)it_', path.name).groups()
+        cfg = Config.fromfile(path)
+        assert cfg.train_dataloader.batch_size == int(batch)
+        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == int(iters)
+
+
+def test_a_diffusion_backbone_is_three_lines():
+    text = (ROOT / 'detection/faster-rcnn_toy-unet_dfpn_8xb2-1x_coco.py').read_text()
+    statements = ast.parse(text).body[1:]  # without the docstring
+    assert len(statements) == 3
 
 
 @pytest.mark.parametrize('detector', DETECTION)

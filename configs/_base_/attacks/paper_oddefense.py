@@ -23,3 +23,4 @@ robust_test_cfg = dict(
         dict(published, objective='cwa'),
     ],
 )
+del published

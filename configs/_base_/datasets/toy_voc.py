@@ -24,3 +24,4 @@ val_dataloader = dict(dataset=dict(**where, ann_file='ImageSets/Main/val.txt'))
 test_dataloader = val_dataloader
 val_evaluator = dict(eval_mode='area')
 test_evaluator = val_evaluator
+del where

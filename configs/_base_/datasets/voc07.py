@@ -1,4 +1,4 @@
-"""PASCAL VOC 2007 at 128 px, train -> minival; a root with the standard layout."""
+"""PASCAL VOC 2007 at 128 px, train -> minival; the root has the standard layout."""
 
 _base_ = './voc_128px.py'
 
@@ -10,3 +10,4 @@ val_dataloader = dict(
     dataset=dict(**where, ann_file='VOC2007/ImageSets/Main/minival.txt')
 )
 test_dataloader = val_dataloader
+del where

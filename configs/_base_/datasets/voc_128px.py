@@ -1,4 +1,4 @@
-"""Any set in VOC layout at 128 px; children say where it lies."""
+"""Any dataset in VOC layout at 128 px; children say where it lies."""
 
 image_scale = (128, 128)
 
@@ -49,3 +49,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='VOCMetric', metric='mAP', eval_mode='11points')
 test_evaluator = val_evaluator
+del image_scale

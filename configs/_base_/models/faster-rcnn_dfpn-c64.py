@@ -1,14 +1,16 @@
-"""mmdet's Faster R-CNN with light heads on 64 channels, for small images."""
+"""mmdet's Faster R-CNN with light heads on 64 channels, for small images.
+
+The neck of a child has to give these heads 64 channels at the strides 4 to 32:
+`model['neck'].update(out_channels=64, out_strides=(4, 8, 16, 32))`.
+"""
 
 _base_ = 'mmdet::_base_/models/faster-rcnn_r50_fpn.py'
 
-out_strides = (4, 8, 16, 32)
 model = dict(
-    neck=dict(_delete_=True, type='mmdiff.DiffusionFPN', out_strides=out_strides),
     rpn_head=dict(
         in_channels=64,
         feat_channels=64,
-        anchor_generator=dict(scales=[5], strides=out_strides),
+        anchor_generator=dict(scales=[5], strides=(4, 8, 16, 32)),
     ),
     roi_head=dict(
         bbox_roi_extractor=dict(

@@ -8,22 +8,21 @@ Fetch ``256x256_diffusion_uncond.pt`` (guided-diffusion's README), then::
 t = 150 and ``up.1.1`` (block 24 of 37) are those of diffssl (Mukhopadhyay et al. 2023).
 """
 
-prior_preprocessor = dict(
-    mean=[127.5, 127.5, 127.5],
-    std=[127.5, 127.5, 127.5],
-    bgr_to_rgb=True,
-    pad_size_divisor=32,
-)
-prior_backbone = dict(
-    type='mmdiff.DiffusionUNet',
-    model=dict(source='checkpoints/adm-imagenet256-uncond', dtype='bfloat16'),
-    timestep=150,
-    # Stride 4 before up.3, whose last layers run at stride 2.
-    out_indices=('up.2', 'up.2.1', 'up.1.1', 'mid'),
-)
-prior_neck = dict(
-    type='mmdiff.DiffusionFPN',
-    in_channels=[512, 512, 1024, 1024],
-    in_strides=[4, 8, 16, 32],
-    out_channels=64,
+_base_ = './unet_inputs.py'
+
+prior = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmdiff.DiffusionUNet',
+        model=dict(source='checkpoints/adm-imagenet256-uncond', dtype='bfloat16'),
+        timestep=150,
+        # Stride 4 before up.3, whose last layers run at stride 2.
+        out_indices=('up.2', 'up.2.1', 'up.1.1', 'mid'),
+    ),
+    neck=dict(
+        _delete_=True,
+        type='mmdiff.DiffusionFPN',
+        in_channels=[512, 512, 1024, 1024],
+        in_strides=[4, 8, 16, 32],
+    ),
 )

@@ -6,25 +6,27 @@ and of attacks. The hub's weights (4 GB) are fetched once; needs `pip install
 'mmdiff[sd]'` for the first run.
 """
 
-prior_preprocessor = dict(
-    mean=[127.5, 127.5, 127.5],
-    std=[127.5, 127.5, 127.5],
-    bgr_to_rgb=True,
-    pad_size_divisor=64,
-)
-prior_backbone = dict(
-    type='mmdiff.DiffusionUNet',
-    model=dict(
-        source='stable-diffusion-v1-5/stable-diffusion-v1-5',
-        prompt='',
-        dtype='bfloat16',
+_base_ = './unet_inputs.py'
+
+prior = dict(
+    # 8 of the VAE times 8 of the U-Net.
+    data_preprocessor=dict(pad_size_divisor=64),
+    backbone=dict(
+        _delete_=True,
+        type='mmdiff.DiffusionUNet',
+        model=dict(
+            source='stable-diffusion-v1-5/stable-diffusion-v1-5',
+            prompt='',
+            dtype='bfloat16',
+        ),
+        timestep=1,
+        noise='none',
+        out_indices=('up.3.2', 'up.2.1', 'up.1.1', 'up.0.1'),
     ),
-    timestep=1,
-    noise='none',
-    out_indices=('up.3.2', 'up.2.1', 'up.1.1', 'up.0.1'),
-)
-prior_neck = dict(
-    type='mmdiff.DiffusionFPN',
-    in_channels=[320, 640, 1280, 1280],
-    in_strides=[8, 16, 32, 64],
+    neck=dict(
+        _delete_=True,
+        type='mmdiff.DiffusionFPN',
+        in_channels=[320, 640, 1280, 1280],
+        in_strides=[8, 16, 32, 64],
+    ),
 )

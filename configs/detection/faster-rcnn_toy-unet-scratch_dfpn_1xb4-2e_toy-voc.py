@@ -3,7 +3,7 @@
 It sees the clean image: noise would only take from it.
 """
 
-_base_ = './faster-rcnn_toy-unet_dfpn_toy-voc.py'
+_base_ = './faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py'
 
 model = dict(
     backbone=dict(

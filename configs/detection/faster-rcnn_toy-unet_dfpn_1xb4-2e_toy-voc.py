@@ -9,10 +9,9 @@ _base_ = [
 ]
 
 model = dict(
-    data_preprocessor=_base_.prior_preprocessor,
-    backbone=dict(_delete_=True, **_base_.prior_backbone),
-    neck=_base_.prior_neck,
+    **_base_.pop('prior'),
     roi_head=dict(bbox_head=dict(num_classes=6)),
 )
+model['neck'].update(out_channels=64, out_strides=(4, 8, 16, 32))
 optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
 auto_scale_lr = dict(base_batch_size=4)

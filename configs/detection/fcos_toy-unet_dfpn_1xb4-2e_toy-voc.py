@@ -8,18 +8,16 @@ _base_ = [
     '../_base_/mmdiff_runtime.py',
 ]
 
-out_strides = (4, 8, 16, 32)
 model = dict(
-    data_preprocessor=_base_.prior_preprocessor,
-    backbone=dict(_delete_=True, **_base_.prior_backbone),
-    neck=dict(_delete_=True, **_base_.prior_neck, out_strides=out_strides),
+    **_base_.pop('prior'),
     bbox_head=dict(
         num_classes=6,
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
-        strides=out_strides,
+        strides=(4, 8, 16, 32),
         regress_ranges=((-1, 24), (24, 48), (48, 96), (96, 1e8)),
     ),
 )
+model['neck'].update(out_channels=64, out_strides=(4, 8, 16, 32))
 auto_scale_lr = dict(base_batch_size=4)

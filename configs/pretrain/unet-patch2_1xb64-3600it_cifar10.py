@@ -9,31 +9,22 @@ model = dict(
     label_dropout=0.1,
     model=dict(
         source=dict(
-            type='UNet2DModel',
             sample_size=16,
             in_channels=12,
             out_channels=12,
             block_out_channels=(64, 128, 192),
-            layers_per_block=1,
             down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D'),
             up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
             attention_head_dim=32,
-            norm_num_groups=16,
             attn_norm_num_groups=16,
-            resnet_time_scale_shift='scale_shift',
             num_class_embeds=11,
             null_class=10,
         ),
-        schedule=dict(
-            beta_schedule='shifted_cosine', shift=1.0, prediction_type='v_prediction'
-        ),
+        schedule=dict(shift=1.0),
     ),
 )
 train_dataloader = dict(
     batch_size=64,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='mmpretrain.CustomDataset',
         data_root='data/cifar10',
@@ -61,16 +52,7 @@ val_dataloader = dict(
         ],
     ),
 )
-max_iters = 3600
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
-    dict(
-        type='LinearLR',
-        start_factor=1.0,
-        end_factor=0.01,
-        by_epoch=False,
-        begin=int(0.6 * max_iters),
-        end=max_iters,
-    ),
-]
+train_cfg = dict(max_iters=3600, val_interval=500)
+# The rate falls over the last 1440 iterations.
+param_scheduler = _base_.param_scheduler
+param_scheduler[-1].update(begin=2160, end=3600)

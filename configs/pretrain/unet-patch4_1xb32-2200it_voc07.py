@@ -5,12 +5,10 @@ _base_ = '../_base_/pretrain.py'
 model = dict(
     model=dict(
         source=dict(
-            type='UNet2DModel',
             sample_size=32,
             in_channels=48,
             out_channels=48,
             block_out_channels=(64, 96, 192, 256),
-            layers_per_block=1,
             down_block_types=(
                 'DownBlock2D',
                 'DownBlock2D',
@@ -19,20 +17,11 @@ model = dict(
             ),
             up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
             attention_head_dim=32,
-            norm_num_groups=16,
             attn_norm_num_groups=16,
-            resnet_time_scale_shift='scale_shift',
-        ),
-        schedule=dict(
-            beta_schedule='shifted_cosine', shift=0.5, prediction_type='v_prediction'
         ),
     )
 )
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='VOCDataset',
         data_root='data/VOCdevkit/',
@@ -73,16 +62,7 @@ val_dataloader = dict(
         ],
     ),
 )
-max_iters = 2200
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=500)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=100),
-    dict(
-        type='LinearLR',
-        start_factor=1.0,
-        end_factor=0.01,
-        by_epoch=False,
-        begin=int(0.75 * max_iters),
-        end=max_iters,
-    ),
-]
+train_cfg = dict(max_iters=2200, val_interval=500)
+# The rate falls over the last 550 iterations.
+param_scheduler = _base_.param_scheduler
+param_scheduler[-1].update(begin=1650, end=2200)
