@@ -20,8 +20,8 @@ from mmdiff.evaluation.tables import comparison_table
 from mmdiff.utils.files import whole_file
 
 MODELS = {
-    'frozen prior': 'detection/faster-rcnn_toy-unet_dfpn_toy-voc.py',
-    'from scratch': 'detection/faster-rcnn_toy-unet-scratch_dfpn_toy-voc.py',
+    'frozen prior': 'detection/faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py',
+    'from scratch': 'detection/faster-rcnn_toy-unet-scratch_dfpn_1xb4-2e_toy-voc.py',
 }
 # DAG within PGD's budget and in fewer, larger steps than published (150 of 0.5).
 ATTACKS = [
