@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdiff import PGD
-from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine import AttackHook
 from mmdiff.engine.hooks.attack_hook import ground_truth_scale
 

@@ -16,7 +16,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from mmdiff.datasets import Corrupt
-from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.evaluation import evaluate_corruptions
 from mmdiff.evaluation.corruptions import summarize, with_corruption
 

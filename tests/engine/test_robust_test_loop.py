@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from mmdiff import PGD
 from mmdiff.attacks import RandomNoise, Transfer
 from mmdiff.attacks.objectives import to_input_scale
-from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.loops import robust_record, robust_runs
 from mmdiff.engine.loops.robust_record import RobustRecord
 from mmdiff.evaluation import main_metric, make_table
