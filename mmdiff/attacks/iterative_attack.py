@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -120,8 +120,11 @@ class Trace:
             self.best, self.best_loss = self.adv, loss
 
 
+TraceType = TypeVar('TraceType', bound=Trace)
+
+
 @dataclass(eq=False, kw_only=True)
-class GradientAttack(IterativeAttack):
+class GradientAttack(IterativeAttack, Generic[TraceType]):
     """Follow gradients; a subclass says where a step leads (:meth:`update`).
 
     Args:
@@ -147,7 +150,7 @@ class GradientAttack(IterativeAttack):
     trace_type: ClassVar[type[Trace]] = Trace
 
     @abstractmethod
-    def update(self, trace: Trace, grad: Tensor, loss: float, step: int) -> Tensor:
+    def update(self, trace: TraceType, grad: Tensor, loss: float, step: int) -> Tensor:
         """Return the next iterate, within the budget.
 
         Args:
@@ -160,7 +163,7 @@ class GradientAttack(IterativeAttack):
     def search(
         self, question: Question, group: ImageGroup, restart: int
     ) -> tuple[list[Tensor], list[float]]:
-        traces = []
+        traces: list[Any] = []
         for x, image_id in zip(group.pixels, group.ids):
             start = self._start(x, image_id, restart)
             traces.append(self.trace_type(x, start, start))
