@@ -23,10 +23,7 @@ from mmengine.registry import Registry
 MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
 
 MODELS = Registry(
-    'model',
-    parent=MMENGINE_MODELS,
-    scope='mmdiff',
-    locations=['mmdiff.models', 'mmdiff.diffusion'],
+    'model', parent=MMENGINE_MODELS, scope='mmdiff', locations=['mmdiff.models']
 )
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmdiff', locations=['mmdiff.datasets']
@@ -44,6 +41,9 @@ LOOPS = Registry(
     'loop', parent=MMENGINE_LOOPS, scope='mmdiff', locations=['mmdiff.engine']
 )
 METRICS = Registry(
-    'metric', parent=MMENGINE_METRICS, scope='mmdiff', locations=['mmdiff.evaluation']
+    'metric',
+    parent=MMENGINE_METRICS,
+    scope='mmdiff',
+    locations=['mmdiff.evaluation.metrics'],
 )
 ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks'])

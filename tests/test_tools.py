@@ -14,7 +14,7 @@ import pytest
 from mmdiff.datasets.toy_voc import make_toy_voc
 
 ROOT = Path(__file__).parents[1]
-CONFIG = 'configs/detection/faster-rcnn_toy-unet_dfpn_toy-voc.py'
+CONFIG = 'configs/detection/faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py'
 
 
 def run(*args, check=True, cwd=ROOT):
@@ -337,7 +337,7 @@ def test_pretrain_resumes_and_exports(toy, tmp_path):
     ]
     command = [
         'tools/pretrain_diffusion.py',
-        'configs/pretrain/unet-patch4_toy-voc.py',
+        'configs/pretrain/unet-patch4_1xb32-2400it_toy-voc.py',
         '--work-dir',
         tmp_path,
         '--num-samples',
@@ -392,7 +392,7 @@ def conditional_prior(class_folders, tmp_path_factory):
     ]
     run(
         'tools/pretrain_diffusion.py',
-        'configs/pretrain/unet-patch2_cifar10.py',
+        'configs/pretrain/unet-patch2_1xb64-3600it_cifar10.py',
         '--work-dir',
         work_dir,
         '--dtype',
@@ -461,7 +461,7 @@ def test_two_ranks_pretrain_one_prior(toy, tmp_path):
         '--master_port=29513',
         script,
         'tools/pretrain_diffusion.py',
-        'configs/pretrain/unet-patch4_toy-voc.py',
+        'configs/pretrain/unet-patch4_1xb32-2400it_toy-voc.py',
         '--work-dir',
         tmp_path / 'work',
         '--launcher',

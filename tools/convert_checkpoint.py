@@ -22,8 +22,8 @@ def parse_args() -> argparse.Namespace:
     flags.add_argument(
         '--preset',
         metavar='NAME',
-        help=f'which released model it is ({", ".join(PRESETS)}); found by the shapes '
-        'of its weights if they tell',
+        help=f'which released model it is ({", ".join(PRESETS)}); left out, the shapes '
+        'of its weights tell if they can',
     )
     flags.add_argument(
         '--config', metavar='FILE.json', help="guided-diffusion's flags of other models"
@@ -70,8 +70,8 @@ def main() -> None:
     args = parse_args()
     try:
         if args.kind == 'adm':
-            found = convert_adm(args.source, args.out, args.preset, args.config)
-            print(f'Converted as {found}.')
+            preset = convert_adm(args.source, args.out, args.preset, args.config)
+            print(f'Converted as {preset}.')
         else:
             convert_edm(args.source, args.out, args.config)
         describe(args.out)

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from mmdiff.engine import export_prior
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a config of configs/pretrain')
     parser.add_argument('--work-dir', help='folder for logs and checkpoints')
@@ -36,7 +36,11 @@ def main() -> None:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
     cfg = Config.fromfile(args.config)

@@ -4,7 +4,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmdiff.evaluation.report import build_page, read_reports, render, to_csv
+from mmdiff.evaluation.report import (
+    build_page,
+    read_reports,
+    render,
+    render_markdown,
+    to_csv,
+)
+from mmdiff.utils.files import whole_file
 
 
 def main() -> None:
@@ -24,19 +31,19 @@ def main() -> None:
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'robustness_report.py: {error}')
     page = build_page(models)
-    written = {args.out: render(page)}
+    texts = {Path(args.out): render(page)}
     if args.markdown:
-        written[args.markdown] = render(page, 'report.md.j2')
+        texts[args.markdown] = render_markdown(page)
     if args.csv:
-        written[args.csv] = to_csv(models)
-    for path, text in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding='utf-8', newline='')
+        texts[args.csv] = to_csv(models)
+    for path, text in texts.items():
+        with whole_file(path) as partial:
+            partial.write_text(text, encoding='utf-8', newline='')
         print(f'written to {path}')
     for model in models:
-        for picture in model['gallery']:
-            for sentence in picture['missing']:
-                print(f'{model["name"]}: {sentence}', file=sys.stderr)
+        for picture in model.gallery:
+            if picture.missing:
+                print(f'{model.name}: {picture.missing}', file=sys.stderr)
 
 
 if __name__ == '__main__':

@@ -17,7 +17,7 @@ from mmdiff import DiffusionModel
 from mmdiff.diffusion import generate_images
 
 
-def main() -> None:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('source', help='folder, hub id or mmdiff::NAME of the prior')
     parser.add_argument('--num', type=int, required=True, help='number of images')
@@ -36,7 +36,11 @@ def main() -> None:
     parser.add_argument(
         '--device', default='cuda' if torch.cuda.is_available() else 'cpu'
     )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
     columns = (
         TextColumn('sampling'),
         BarColumn(),
@@ -46,7 +50,7 @@ def main() -> None:
     )
     try:
         model = DiffusionModel.from_pretrained(args.source, dtype=args.dtype)
-        model = model.to(args.device).eval()
+        model = model.to(args.device)
         with Progress(*columns) as bar:
             task = bar.add_task('', total=args.num)
             drawn = generate_images(

@@ -12,7 +12,10 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.markup import escape
 
-from mmdiff.evaluation import attack_configs, draw_grid, make_table, protocol_of
+from mmdiff.engine.gallery import draw_grid
+from mmdiff.engine.loops import RobustTestLoop
+from mmdiff.engine.presets import attack_configs, protocol_of
+from mmdiff.evaluation.tables import results_table
 
 LOOP_NAMES = 'RobustTestLoop', 'mmdiff.RobustTestLoop'
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -39,11 +42,13 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         nargs='+',
         action=DictAction,
         default={},
-        help='further arguments of the attacks: restarts=3 objective=cls',
+        help='further settings of the attacks: restarts=3 objective=cls',
     )
     parser.add_argument('--indices', type=int, help='attack the first N images only')
     parser.add_argument(
-        '--skip-fooled', action='store_true', help='attack no image twice that fell'
+        '--skip-fooled',
+        action='store_true',
+        help='do not attack an image again once its score (AP) is 0',
     )
     resume = parser.add_mutually_exclusive_group()
     resume.add_argument('--resume', action='store_true', help='the default')
@@ -57,7 +62,8 @@ def load_config(args: argparse.Namespace) -> Config:
     return cfg
 
 
-def test_under_attack(own: argparse.Namespace, args: argparse.Namespace) -> None:
+def check_flags(args: argparse.Namespace) -> None:
+    """Complain about flags of mmdet that make no sense under attack."""
     if args.tta:
         raise ValueError(
             'An attack has no one input to perturb under test-time augmentation; run '
@@ -67,56 +73,84 @@ def test_under_attack(own: argparse.Namespace, args: argparse.Namespace) -> None
         raise ValueError(f'With --attack, --out writes .json, not {args.out!r}.')
     if args.show:
         raise ValueError('With --attack there is no --show; use --show-dir.')
+    if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:
+        raise FileNotFoundError(
+            f'There is no checkpoint {args.checkpoint}; give a file or a URL.'
+        )
+
+
+def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Config:
+    """The config of the run: the model's, with a RobustTestLoop."""
     cfg = load_config(args)
-    if own.attack is not None:
-        attacks = attack_configs(own.attack, own.eps, own.steps, **own.attack_options)
-        loop = dict(attacks=attacks, protocol=protocol_of(own.attack))
-        cfg.test_cfg = dict(type='mmdiff.RobustTestLoop', **loop)
-    given = dict(out=args.out, skip_fooled=own.skip_fooled, fresh=own.fresh)
-    cfg.test_cfg.update({k: v for k, v in given.items() if v})
+    if ours.attack is not None:
+        options = ours.attack_options
+        cfg.test_cfg = {
+            'type': 'mmdiff.RobustTestLoop',
+            'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
+            'protocol': protocol_of(ours.attack),
+        }
+    if args.out:
+        cfg.test_cfg.out = args.out
+    for flag in ('skip_fooled', 'fresh'):
+        if getattr(ours, flag):
+            cfg.test_cfg[flag] = True
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or f'./work_dirs/{Path(args.config).stem}'
     cfg.load_from = args.checkpoint
-    if own.indices is not None:
-        cfg.test_dataloader.dataset.indices = own.indices
-    runner = Runner.from_cfg(cfg)
+    if ours.indices is not None:
+        cfg.test_dataloader.dataset.indices = ours.indices
+    return cfg
+
+
+def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> None:
+    check_flags(args)
+    runner = Runner.from_cfg(attacked_config(ours, args))
     runner.test()
     if runner.rank == 0:
-        loop = runner.test_loop
-        console = Console()
-        console.print(make_table(loop.report))
-        for reason in loop.report['reasons']:
-            console.print(f'[bold red]! unreliable:[/] {escape(reason)}')
-        console.print(f'written to {loop.out}')
+        loop, console = runner.test_loop, Console()
+        console.print(results_table(loop.results).to_rich())
+        for reason in loop.results.reasons:
+            console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
+        console.print(f'written to {escape(str(loop.out))}')
         if args.show_dir:
-            folder = Path(cfg.work_dir) / args.show_dir
-            folder.mkdir(parents=True, exist_ok=True)
-            for attack, entry in zip(loop.attacks, loop.entries):
-                if not entry['sanity']['blocked']:  # else there is no attacked image
-                    shown = range(min(3, loop.images))
-                    file = folder / f'{entry["key"]}.png'
-                    draw_grid(file, {loop.name: runner}, attack, shown)
+            draw_grids(loop, Path(runner.work_dir) / args.show_dir)
+
+
+def draw_grids(loop: RobustTestLoop, folder: Path) -> None:
+    """Draw the first images under every attack."""
+    shown = range(min(3, len(loop.images)))
+    for step in loop.plan.in_order:
+        if not step.entry.sanity.blocked:  # else there is no attacked image
+            file = folder / f'{step.entry.key}.png'
+            draw_grid(file, {loop.name: loop.runner}, step.attack, shown)
+
+
+def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:
+    """Exit if there are flags of an attack and no attack."""
+    names = ['eps', 'steps', 'attack_options']
+    if not robust:
+        names += ['indices', 'skip_fooled', 'resume', 'fresh']
+    given = [name for name in names if getattr(ours, name) not in (None, False, {})]
+    if given:
+        flag = given[0].replace('_', '-')
+        sys.exit(f'--{flag} belongs to an attack; add --attack pgd.')
 
 
 def main() -> None:
-    own, rest = parse_args()
+    ours, rest = parse_args()
     sys.argv = [sys.argv[0], *rest]
     mmdet_test = runpy.run_path(str(MMDET_TEST))
     args = mmdet_test['parse_args']()
-    if own.attack is None:
-        robust = load_config(args).get('test_cfg', {}).get('type') in LOOP_NAMES
-        names = ['eps', 'steps', 'attack_options']
-        names += [] if robust else ['indices', 'skip_fooled', 'resume', 'fresh']
-        given = [n for n in names if getattr(own, n) not in (None, False, {})]
-        if given:
-            flag = given[0].replace('_', '-')
-            sys.exit(f'--{flag} belongs to an attack; add --attack pgd.')
-        if not robust:
-            mmdet_test['main']()
-            return
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
-        test_under_attack(own, args)
+        if ours.attack is None:
+            test_cfg = load_config(args).get('test_cfg') or {}
+            robust = test_cfg.get('type') in LOOP_NAMES
+            check_attack_is_named(ours, robust)
+            if not robust:
+                mmdet_test['main']()
+                return
+        test_under_attack(ours, args)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'test.py: {error}')
 

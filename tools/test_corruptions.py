@@ -8,10 +8,11 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 from rich.console import Console
-from rich.table import Table
+from rich.markup import escape
 
 from mmdiff.datasets import CORRUPTIONS, SEVERITIES
-from mmdiff.evaluation import evaluate_corruptions, main_metric
+from mmdiff.engine.corruptions import evaluate_corruptions
+from mmdiff.evaluation.tables import corruptions_table
 
 
 def parse_args() -> argparse.Namespace:
@@ -49,7 +50,7 @@ def test_corruptions(args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or f'./work_dirs/{Path(args.config).stem}'
     cfg.load_from = args.checkpoint
-    cfg.test_cfg = dict(type='TestLoop')
+    cfg.test_cfg = {'type': 'TestLoop'}
     if args.indices is not None:
         cfg.test_dataloader.dataset.indices = args.indices
     runner = Runner.from_cfg(cfg)
@@ -58,24 +59,8 @@ def test_corruptions(args: argparse.Namespace) -> None:
     report = evaluate_corruptions(runner, names, args.severities, out, args.fresh)
     if runner.rank == 0:
         console = Console()
-        console.print(make_table(report))
-        console.print(f'written to {out}')
-
-
-def make_table(report: dict) -> Table:
-    """Corruptions by severities, with their means."""
-    values = {
-        (row['corruption'], row['severity']): main_metric(row)
-        for row in report['results']
-    }
-    share = 'undefined' if report['rPC'] is None else f'{report["rPC"]:.1%}'
-    title = f'P {report["P"]:.3f}, mPC {report["mPC"]:.3f}, rPC {share}'
-    table = Table('corruption', *map(str, report['severities']), 'mean', title=title)
-    for name in report['corruptions']:
-        cells = [values[name, severity] for severity in report['severities']]
-        cells.append(sum(cells) / len(cells))
-        table.add_row(name, *(f'{value:.3f}' for value in cells))
-    return table
+        console.print(corruptions_table(report).to_rich())
+        console.print(f'written to {escape(str(out))}')
 
 
 def main() -> None:

@@ -1,16 +1,22 @@
-"""The prior: loading, noise schedule, taps, denoising, sampling, pretraining."""
+"""The prior: loading, noise schedule, taps, denoising, sampling.
 
-from .diffusion_model import DiffusionModel
-from .diffusion_pretrainer import DiffusionPretrainer
-from .generation import generate_images
-from .sampling import sample_grid, to_uint8
+Nothing in here needs an mm package: torch, torchvision and diffusers are enough.
+"""
+
+from .base import DiffusionModel
+from .ddpm import DDPMDiffusionModel
+from .edm import EDMDiffusionModel
+from .features import FeatureInfo
+from .generation import generate_images, sample_grid, to_uint8
+from .latent import LatentDiffusionModel
 from .schedule import build_scheduler
-from .taps import FeatureInfo
 
 __all__ = [
+    'DDPMDiffusionModel',
     'DiffusionModel',
-    'DiffusionPretrainer',
+    'EDMDiffusionModel',
     'FeatureInfo',
+    'LatentDiffusionModel',
     'build_scheduler',
     'generate_images',
     'sample_grid',

@@ -1,17 +1,32 @@
-"""Draw many images from a prior: any number, interrupted and resumed."""
+"""Draw images from a prior: a grid of a few, or any number, interrupted and resumed."""
 
 import json
-import os
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
 
-from .diffusion_model import DiffusionModel
-from .sampling import to_uint8
+from ..utils.files import whole_file, write_json
+from .base import DiffusionModel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the images in a folder follow from, beside the weights."""
+
+    size: int
+    steps: int
+    seed: int
+    guidance: float
+    class_balanced: bool
+    weights: str
 
 
 def generate_images(
@@ -33,28 +48,64 @@ def generate_images(
 
     Args:
         model: The prior.
-        num: Images in all.
+        num: Number of images in all.
         out: ``FILE.npz`` gets ``image`` (N, H, W, 3) uint8 RGB and, of a
             class-conditional prior, ``label`` (N,) int64 (the format of
             DM-Improves-AT's generated data). A folder gets ``000000.png``, ..., in
             folders ``00``, ``01``, ... of classes if there are any.
         size: Side in pixels; ``None`` is that of the training images.
-        batch_size: Images drawn together.
+        batch_size: Number of images drawn together.
         steps: See :meth:`DiffusionModel.sample`.
-        seed: Of all noise.
-        class_balanced: Classes in turn, in place of random ones.
+        seed: Seed of all noise.
+        class_balanced: Take the classes in turn instead of random ones.
         guidance: See :meth:`DiffusionModel.sample`.
         progress: Called with the number of images that are done.
 
     Returns:
-        How many images were drawn now; the others were there.
+        The number of images drawn now; the others were there.
 
     Raises:
-        ValueError: For classes of an unconditional prior, a folder that holds images of
-            other settings, or an ``.npz`` that is there already.
+        ValueError: If classes are asked of an unconditional prior, a folder holds
+            images of other settings, or an ``.npz`` is there already.
     """
-    out = Path(out)
-    size = size or model.image_size
+    out, size = Path(out), size or model.image_size
+    check_request(model, num, out, size, batch_size, class_balanced)
+    packed = out.suffix == '.npz'
+    folder = out.with_name(f'{out.name}.partial') if packed else out
+    weights = model.fingerprint().hex()
+    settings = Settings(size, steps, seed, guidance, class_balanced, weights)
+    claim_folder(folder, settings)
+    labels = draw_labels(model.num_classes, num, seed, class_balanced)
+    paths = image_paths(folder, num, labels)
+    missing = [i for i, path in enumerate(paths) if not path.is_file()]
+    for start in range(0, len(missing), batch_size):
+        if progress is not None:
+            progress(num - len(missing) + start)
+        chosen = missing[start : start + batch_size]
+        classes = None if labels is None else labels[chosen]
+        for i, pixels in zip(chosen, draw_images(model, chosen, classes, settings)):
+            write_image(paths[i], pixels)
+    if progress is not None:
+        progress(num)
+    if packed:
+        pack_images(out, paths, labels)
+        shutil.rmtree(folder)
+    return len(missing)
+
+
+def check_request(
+    model: DiffusionModel,
+    num: int,
+    out: Path,
+    size: int,
+    batch_size: int,
+    class_balanced: bool,
+) -> None:
+    """Complain about arguments of :func:`generate_images` before anything is drawn.
+
+    Raises:
+        ValueError: If one of them is wrong.
+    """
     model.check_size(size, size)
     if class_balanced and not model.num_classes:
         raise ValueError(
@@ -62,72 +113,116 @@ def generate_images(
         )
     if num < 1 or batch_size < 1:
         raise ValueError(f'num={num} and batch_size={batch_size} must be at least 1.')
-    packed = out.suffix == '.npz'
-    if packed and out.exists():
+    if out.suffix == '.npz' and out.exists():
         raise ValueError(f'{out} is there already; remove it or choose another name.')
-    folder = out.with_name(f'{out.name}.partial') if packed else out
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = dict(size=size, steps=steps, seed=seed, guidance=guidance)
-    settings.update(class_balanced=class_balanced, weights=model.fingerprint().hex())
-    _same_settings(folder / 'settings.json', settings)
-    labels = _labels(model, num, seed, class_balanced)
-    paths = [
-        folder / ('' if labels is None else f'{labels[i]:02d}') / f'{i:06d}.png'
-        for i in range(num)
-    ]
-    missing = [i for i, path in enumerate(paths) if not path.is_file()]
-    device = next(model.parameters()).device
-    for start in range(0, len(missing), batch_size):
-        if progress is not None:
-            progress(num - len(missing) + start)
-        chosen = missing[start : start + batch_size]
-        images = model.sample(
-            (len(chosen), size, size),
-            steps,
-            [torch.Generator().manual_seed((seed << 32) + i) for i in chosen],
-            None if labels is None else torch.from_numpy(labels[chosen]).to(device),
-            guidance,
-        )
-        pixels = to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
-        for i, image in zip(chosen, pixels):
-            _write(paths[i], image)
-    if progress is not None:
-        progress(num)
-    if packed:
-        arrays = {'image': np.stack([np.asarray(Image.open(path)) for path in paths])}
-        if labels is not None:
-            arrays['label'] = labels
-        partial = folder / out.name  # np.savez insists on the suffix
-        np.savez_compressed(partial, **arrays)
-        os.replace(partial, out)
-        shutil.rmtree(folder)
-    return len(missing)
 
 
-def _labels(model, num: int, seed: int, balanced: bool) -> np.ndarray | None:
-    if not model.num_classes:
-        return None
-    if balanced:
-        return np.arange(num) % model.num_classes
-    # One stream: label i is the same however many are drawn.
-    return np.random.default_rng(seed).integers(model.num_classes, size=num)
+def claim_folder(folder: Path, settings: Settings) -> None:
+    """Write the settings into a folder, or compare them with those in it.
 
-
-def _same_settings(path: Path, settings: dict) -> None:
+    Raises:
+        ValueError: If the folder holds images of other settings.
+    """
+    path = folder / 'settings.json'
     if path.is_file():
         before = json.loads(path.read_text())
-        other = [key for key in settings if before.get(key) != settings[key]]
+        other = [k for k, v in asdict(settings).items() if before.get(k) != v]
         if other:
             raise ValueError(
-                f'{path.parent} holds images of other settings ({", ".join(other)}); '
+                f'{folder} holds images of other settings ({", ".join(other)}); '
                 'give the settings of the first call, or another output.'
             )
-    path.write_text(json.dumps(settings, indent=1) + '\n')
+    write_json(path, asdict(settings))
+    # What a killed run was writing is no image.
+    for partial in folder.rglob('.*.partial.png'):
+        partial.unlink()
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    """Whole or not at all: what is there counts as done."""
-    path.parent.mkdir(exist_ok=True)
-    partial = path.with_suffix('.partial')
-    Image.fromarray(image).save(partial, format='png')
-    os.replace(partial, path)
+def draw_labels(
+    num_classes: int, num: int, seed: int, balanced: bool
+) -> np.ndarray | None:
+    """Choose a class for every image, (num,) int64; ``None`` if there are none."""
+    if not num_classes:
+        return None
+    if balanced:
+        return np.arange(num) % num_classes
+    # One stream: label i is the same however many are drawn.
+    return np.random.default_rng(seed).integers(num_classes, size=num)
+
+
+def image_paths(folder: Path, num: int, labels: np.ndarray | None) -> list[Path]:
+    """Name the file of every image, in a folder of its class if it has one."""
+    names = [f'{i:06d}.png' for i in range(num)]
+    if labels is None:
+        return [folder / name for name in names]
+    return [folder / f'{label:02d}' / name for label, name in zip(labels, names)]
+
+
+def draw_images(
+    model: DiffusionModel,
+    chosen: list[int],
+    classes: np.ndarray | None,
+    settings: Settings,
+) -> np.ndarray:
+    """Draw the images with the numbers ``chosen``, (N, H, W, 3) uint8 RGB."""
+    cond = None
+    if classes is not None:
+        cond = torch.from_numpy(classes).to(next(model.parameters()).device)
+    images = model.sample(
+        (len(chosen), settings.size, settings.size),
+        settings.steps,
+        [torch.Generator().manual_seed((settings.seed << 32) + i) for i in chosen],
+        cond,
+        settings.guidance,
+    )
+    return to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write a PNG whole or not at all: what is there counts as done."""
+    with whole_file(path) as partial:
+        Image.fromarray(pixels).save(partial)
+
+
+def pack_images(out: Path, paths: list[Path], labels: np.ndarray | None) -> None:
+    """Write the images of ``paths``, and their labels if any, to one ``.npz``."""
+    arrays = {'image': np.stack([np.asarray(Image.open(path)) for path in paths])}
+    if labels is not None:
+        arrays['label'] = labels
+    with whole_file(out) as partial:
+        np.savez_compressed(partial, **arrays)
+
+
+def sample_grid(
+    model: DiffusionModel,
+    num: int,
+    steps: int = 25,
+    seed: int = 0,
+    guidance: float = 1.0,
+) -> np.ndarray:
+    """Draw samples in a grid of about as many rows as columns.
+
+    Args:
+        model: The prior.
+        num: Number of images; of a class-conditional prior, classes in turn.
+        steps: See :meth:`DiffusionModel.sample`.
+        seed: Seed of the starting noise.
+        guidance: See :meth:`DiffusionModel.sample`.
+
+    Returns:
+        RGB uint8, (rows * H, columns * W, 3).
+    """
+    size, cond = model.image_size, None
+    if model.num_classes:
+        device = next(model.parameters()).device
+        cond = torch.arange(num, device=device) % model.num_classes
+    generator = torch.Generator().manual_seed(seed)
+    images = model.sample((num, size, size), steps, generator, cond, guidance)
+    columns = math.ceil(num**0.5)
+    grid = make_grid(to_uint8(images), columns, padding=0)
+    return grid.permute(1, 2, 0).cpu().numpy()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Turn images in [-1, 1] into whole pixel values 0..255."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).byte()

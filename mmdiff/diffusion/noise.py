@@ -18,7 +18,7 @@ def _tile(channels: int, seed: int, row: int, column: int) -> Tensor:
 
 @lru_cache(maxsize=16)
 def fixed_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Standard normal noise, (1, C, H, W), on the CPU.
+    """Draw standard normal noise, (1, C, H, W), on the CPU.
 
     A pixel's noise does not change with the size of the image: padding a batch to a
     larger canvas leaves the noise of every image as it was.

@@ -1,44 +1,82 @@
 """Samplers: DDIM for priors that count timesteps, Heun for those that count sigmas."""
 
-from __future__ import annotations
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
-import math
-from typing import TYPE_CHECKING
-
-import numpy as np
 import torch
-from diffusers import DDIMScheduler
-from torch import Tensor
-from torchvision.utils import make_grid
+from diffusers import DDIMScheduler, DDPMScheduler
+from torch import Tensor, nn
 
 from .schedule import karras_sigmas
 
-# One for all images, or one for each of them.
+# One generator for all images, or one for each of them.
 Generators = torch.Generator | list[torch.Generator] | None
 
-if TYPE_CHECKING:
-    from .diffusion_model import DiffusionModel
+
+class Denoiser(Protocol):
+    """What a sampler asks of a prior; every :class:`DiffusionModel` has it."""
+
+    encoder_stride: int
+
+    @property
+    def noise_channels(self) -> int:
+        """Channels of what noise is added to."""
+
+    @property
+    def null_class(self) -> int | None:
+        """Label that stands for "no class", if there is one."""
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ValueError if an image of this size cannot be drawn."""
+
+    def predict(self, x_t: Tensor, t: float, cond: Tensor | None = None) -> Tensor:
+        """Return the network's raw output."""
+
+    def predict_x0(self, x_t: Tensor, t: float, cond: Tensor | None = None) -> Tensor:
+        """Estimate the clean image."""
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Turn what noise is added to into images."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the weights."""
 
 
-def _guided(predict, null, x: Tensor, t, cond: Tensor | None, guidance: float):
-    """Prediction with classifier-free guidance (Ho and Salimans 2022, eq. 6)."""
-    out = predict(x, t, cond)
-    if guidance == 1 or cond is None:
-        return out
-    free = predict(x, t, torch.full_like(cond, null))
-    return free + guidance * (out - free)
+def guided(
+    predict: Callable[[Tensor, float, Tensor | None], Tensor],
+    null_class: int | None,
+    guidance: float,
+) -> Callable[[Tensor, float, Tensor | None], Tensor]:
+    """Add classifier-free guidance to a prediction (Ho and Salimans 2022, eq. 6).
 
+    Args:
+        predict: Takes ``x``, time and classes.
+        null_class: Label that stands for "no class".
+        guidance: Weight; at 1 the prediction stays as it is.
 
-def _null_class(model: DiffusionModel, guidance: float) -> int | None:
-    if guidance != 1 and model.null_class is None:
+    Raises:
+        ValueError: If there is guidance but no "no class".
+    """
+    if guidance != 1 and null_class is None:
         raise ValueError(
             f'guidance={guidance} needs a class-conditional prior that was trained '
             'with label dropout; leave it at 1.'
         )
-    return model.null_class
+
+    def predict_guided(x: Tensor, t: float, cond: Tensor | None) -> Tensor:
+        out = predict(x, t, cond)
+        if guidance == 1 or cond is None:
+            return out
+        free = predict(x, t, torch.full_like(cond, null_class))
+        return free + guidance * (out - free)
+
+    return predict_guided
 
 
-def _start(model: DiffusionModel, shape, generator) -> Tensor:
+def draw_start(
+    model: Denoiser, shape: tuple[int, int, int], generator: Generators
+) -> Tensor:
+    """Draw standard normal noise to start from, for images of shape (N, H, W)."""
     count, height, width = shape
     model.check_size(height, width)
     factor = model.encoder_stride
@@ -50,94 +88,70 @@ def _start(model: DiffusionModel, shape, generator) -> Tensor:
 
 @torch.no_grad()
 def sample_ddim(
-    model: DiffusionModel,
+    model: Denoiser,
+    scheduler: DDPMScheduler,
     shape: tuple[int, int, int],
     steps: int,
     generator: Generators = None,
     cond: Tensor | None = None,
     guidance: float = 1.0,
 ) -> Tensor:
-    """See :meth:`DiffusionModel.sample`; diffusers' ``DDIMScheduler`` steps."""
-    null = _null_class(model, guidance)
-    x = _start(model, shape, generator)
-    scheduler = DDIMScheduler.from_config(
-        model.scheduler.config,
+    """Draw images with the steps of diffusers' ``DDIMScheduler``.
+
+    Args:
+        model: The prior.
+        scheduler: Its noise schedule.
+        shape: (N, H, W).
+        steps: Number of evaluations.
+        generator: See :meth:`DiffusionModel.sample`.
+        cond: See :meth:`DiffusionModel.sample`.
+        guidance: See :meth:`DiffusionModel.sample`.
+    """
+    predict = guided(model.predict, model.null_class, guidance)
+    x = draw_start(model, shape, generator)
+    ddim = DDIMScheduler.from_config(
+        scheduler.config,
         timestep_spacing='trailing',
         clip_sample=model.encoder_stride == 1,
     )
-    scheduler.set_timesteps(steps)
-    for t in scheduler.timesteps.tolist():
-        out = _guided(model.predict, null, x, t, cond, guidance)
-        x = scheduler.step(out, t, x).prev_sample
+    ddim.set_timesteps(steps)
+    for t in ddim.timesteps.tolist():
+        x = ddim.step(predict(x, t, cond), t, x).prev_sample
     return model.decode(x).clamp(-1, 1)
 
 
 @torch.no_grad()
 def sample_heun(
-    model: DiffusionModel,
+    model: Denoiser,
+    sigma_range: tuple[float, float],
     shape: tuple[int, int, int],
     steps: int,
     generator: Generators = None,
     cond: Tensor | None = None,
     guidance: float = 1.0,
 ) -> Tensor:
-    """Deterministic Heun sampler of EDM (Karras et al. 2022, Algorithm 1).
-
-    Arguments as :meth:`DiffusionModel.sample`; ``2 * steps - 1`` evaluations.
-    """
-    null = _null_class(model, guidance)
-    sigmas = [*karras_sigmas(steps, *model.sigma_range).tolist(), 0.0]
-    x = _start(model, shape, generator) * sigmas[0]
-
-    def slope(x: Tensor, sigma: float) -> Tensor:
-        x0 = _guided(model.predict_x0, null, x, sigma, cond, guidance)
-        return (x - x0) / sigma
-
-    for sigma, after in zip(sigmas[:-1], sigmas[1:]):
-        d = slope(x, sigma)
-        euler = x + (after - sigma) * d
-        if after > 0:
-            d = (d + slope(euler, after)) / 2
-        x = x + (after - sigma) * d
-    return model.decode(x).clamp(-1, 1)
-
-
-def sample_grid(
-    model: DiffusionModel,
-    num: int,
-    steps: int = 25,
-    seed: int = 0,
-    guidance: float = 1.0,
-) -> np.ndarray:
-    """Samples in a grid of about as many rows as columns.
+    """Draw images by EDM's deterministic sampler (Karras et al. 2022, Algorithm 1).
 
     Args:
         model: The prior.
-        num: Images; of a class-conditional prior, classes in turn.
-        steps: See :meth:`DiffusionModel.sample`.
-        seed: Of the starting noise.
+        sigma_range: Noise levels to end and to start with.
+        shape: (N, H, W).
+        steps: Number of noise levels; there are ``2 * steps - 1`` evaluations.
+        generator: See :meth:`DiffusionModel.sample`.
+        cond: See :meth:`DiffusionModel.sample`.
         guidance: See :meth:`DiffusionModel.sample`.
-
-    Returns:
-        RGB uint8, (rows * H, columns * W, 3).
     """
-    size = model.image_size
-    cond = None
-    if model.num_classes:
-        device = next(model.parameters()).device
-        cond = torch.arange(num, device=device) % model.num_classes
-    images = model.sample(
-        (num, size, size),
-        steps,
-        torch.Generator().manual_seed(seed),
-        cond,
-        guidance,
-    )
-    columns = math.ceil(num**0.5)
-    grid = make_grid(to_uint8(images), columns, padding=0)
-    return grid.permute(1, 2, 0).cpu().numpy()
+    predict_x0 = guided(model.predict_x0, model.null_class, guidance)
 
+    def slope(x: Tensor, sigma: float) -> Tensor:
+        return (x - predict_x0(x, sigma, cond)) / sigma
 
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] -> whole pixel values 0..255."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).byte()
+    sigmas = [*karras_sigmas(steps, *sigma_range).tolist(), 0.0]
+    x = draw_start(model, shape, generator) * sigmas[0]
+    for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:]):
+        d = slope(x, sigma)
+        if next_sigma > 0:  # the second order is not defined at 0
+            euler = x + (next_sigma - sigma) * d
+            d = (d + slope(euler, next_sigma)) / 2
+        x = x + (next_sigma - sigma) * d
+    return model.decode(x).clamp(-1, 1)

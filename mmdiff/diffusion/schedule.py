@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def shifted_cosine_betas(num_train_timesteps: int, shift: float) -> list[float]:
-    """Betas of the cosine schedule shifted for a larger image.
+    """Compute the betas of the cosine schedule shifted for a larger image.
 
     ``log SNR(t) = -2 log tan(pi t / 2) + 2 log(shift)`` with
     ``t = linspace(1e-4, 1 - 1e-4, T)`` (Hoogeboom et al. 2023, "simple diffusion",
@@ -43,7 +43,7 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
             epsilon prediction.
 
     Raises:
-        ValueError: For a name or an argument that no scheduler has.
+        ValueError: If no scheduler has a name or an argument.
 
     Example:
         >>> build_scheduler(dict(beta_schedule='shifted_cosine', shift=0.5)
@@ -68,17 +68,23 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
 
 
 def alpha_bar_to_sigma(alpha_bar: Tensor) -> Tensor:
-    """Noise level of ``x_0 + sigma eps`` with the same signal-to-noise ratio."""
+    """Return the sigma of ``x_0 + sigma eps`` with the same signal-to-noise ratio.
+
+    With :func:`sigma_to_alpha_bar` it lets a classifier of images that counts sigmas
+    take the predictions of a prior that counts timesteps, and the other way round.
+    """
     return ((1 - alpha_bar) / alpha_bar).sqrt()
 
 
 def sigma_to_alpha_bar(sigma: Tensor) -> Tensor:
-    """The inverse of :func:`alpha_bar_to_sigma`."""
+    """Return the alpha_bar of a noise level: inverts :func:`alpha_bar_to_sigma`."""
     return 1 / (1 + sigma**2)
 
 
 def timestep_to_sigma(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
-    """Sigma at a timestep; log sigma is linear between whole timesteps.
+    """Return the sigma at a timestep; log sigma is linear between whole timesteps.
+
+    A grid of timesteps becomes one of sigmas, as likelihoods over sigmas need it.
 
     Args:
         alphas_cumprod: Table of alpha_bar, (T,).
@@ -91,7 +97,15 @@ def timestep_to_sigma(alphas_cumprod: Tensor, t: Tensor) -> Tensor:
 
 
 def sigma_to_timestep(alphas_cumprod: Tensor, sigma: Tensor) -> Tensor:
-    """The inverse of :func:`timestep_to_sigma`; the ends of the table beyond them."""
+    """Return the timestep at a sigma: inverts :func:`timestep_to_sigma`.
+
+    A prior that counts timesteps is asked at EDM's noise levels by it. Sigmas beyond
+    the table give its ends.
+
+    Args:
+        alphas_cumprod: Table of alpha_bar, (T,).
+        sigma: Noise levels above 0.
+    """
     log_sigmas = alpha_bar_to_sigma(alphas_cumprod.double()).log()
     log_sigma = torch.as_tensor(sigma).double().log().clamp(*log_sigmas[[0, -1]])
     low = (torch.searchsorted(log_sigmas, log_sigma, right=True) - 1).clamp(
@@ -102,12 +116,16 @@ def sigma_to_timestep(alphas_cumprod: Tensor, sigma: Tensor) -> Tensor:
 
 
 def vp_sigma(t: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tensor:
-    """``sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)`` (Karras et al. 2022, table 1)."""
+    """Return the sigma of the VP process at t in [0, 1] (Karras et al. 2022, table 1).
+
+    It is ``sqrt(exp(beta_d t^2 / 2 + beta_min t) - 1)``: the time in which published
+    diffusion classifiers and purifiers of score-SDE networks are set.
+    """
     return torch.expm1(0.5 * beta_d * t**2 + beta_min * t).sqrt()
 
 
 def vp_time(sigma: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tensor:
-    """The inverse of :func:`vp_sigma`."""
+    """Return the time of the VP process at a sigma: inverts :func:`vp_sigma`."""
     return ((beta_min**2 + 2 * beta_d * torch.log1p(sigma**2)).sqrt() - beta_min) / (
         beta_d
     )
@@ -116,7 +134,7 @@ def vp_time(sigma: Tensor, beta_d: float = 19.9, beta_min: float = 0.1) -> Tenso
 def karras_sigmas(
     steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
 ) -> Tensor:
-    """EDM's grid of noise levels, falling, (steps,) (Karras et al. 2022, eq. 5)."""
+    """Return EDM's falling noise levels, (steps,) (Karras et al. 2022, eq. 5)."""
     if steps == 1:
         return torch.tensor([sigma_max], dtype=torch.float64)
     ramp = torch.linspace(0, 1, steps, dtype=torch.float64)

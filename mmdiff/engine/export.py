@@ -1,38 +1,70 @@
 """Turn a finished training of a prior into a folder that others can use."""
 
-import hashlib
 import json
-import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import mmcv
 import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from mmengine.dataset import pseudo_collate
 from mmengine.hooks import EMAHook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from mmdiff.diffusion import DiffusionModel, sample_grid
+from mmdiff.utils.digests import digest_file
+from mmdiff.utils.files import whole_folder
+from mmdiff.utils.modules import unwrap
 
-CARD = """# {name}
 
-A diffusion prior of {size} px images: {params:.1f} M parameters, {kind}.
+@dataclass(frozen=True)
+class PriorCard:
+    """What the README of an exported prior says.
 
-- Data: {data}
-- Training: `{command}`, {steps} steps of {batch} images, seed {seed}, \
-{average}, stored as {dtype}
-- Held-out loss by noise level: {held_out}
+    Args:
+        name: Name of its folder.
+        size: Side in pixels of the images.
+        num_parameters: Number of weights.
+        num_classes: Number of classes; 0 is unconditional.
+        num_images: Number of training images.
+        data_root: Where they lay.
+        data_part: Which of those in ``data_root`` they are.
+        command: The command that trained it.
+        steps: Number of training steps.
+        batch_size: Images in a step, on all devices.
+        seed: Seed of the training.
+        average: Which weights they are.
+        dtype: Precision of the stored weights.
+        held_out: Held-out loss by noise level; empty if it was not measured.
+    """
 
-`model=dict(source='FOLDER')` loads it; the loader compares `SHA256`.
+    name: str
+    size: int
+    num_parameters: int
+    num_classes: int
+    num_images: int
+    data_root: str
+    data_part: object
+    command: str
+    steps: int
+    batch_size: int
+    seed: int
+    average: str
+    dtype: str
+    held_out: Mapping[str, float]
 
-![Loss](loss.png)
-
-Samples (seed 0):
-
-![Samples](samples.png)
-"""
+    def render(self) -> str:
+        """Write the card as Markdown."""
+        environment = Environment(
+            loader=PackageLoader('mmdiff', 'assets'),
+            undefined=StrictUndefined,
+            keep_trailing_newline=True,
+            trim_blocks=True,
+        )
+        return environment.get_template('prior_card.md.j2').render(card=self)
 
 
 def export_prior(
@@ -41,89 +73,94 @@ def export_prior(
     """Write weights, noise schedule, samples, loss curve and a README.
 
     Args:
-        runner: After training a :class:`DiffusionPretrainer`. With an ``EMAHook`` the
+        runner: After training a ``DiffusionPretrainer``. With an ``EMAHook`` the
             averaged weights are exported.
         folder: Written whole or not at all; what was there is replaced.
-        command: That the README names.
-        dtype: Of the stored weights.
-        num: Images in the grid of samples.
+        command: The command that the README names.
+        dtype: Precision of the stored weights.
+        num: Number of images in the grid of samples.
     """
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    average = 'last iterate'
-    for hook in runner.hooks:
-        if isinstance(hook, EMAHook):
-            model = hook.ema_model.module
-            average = 'exponential moving average'
+    model, average = trained_model(runner)
     prior: DiffusionModel = model.diffusion.eval()
-    for part in prior.children():  # past the warning of diffusers' own to()
-        nn.Module.to(part, getattr(torch, dtype))
-    # Whole or not at all: a half-written prior would be found by the next run.
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    prior.save_pretrained(partial)
-    for part in prior.children():
-        nn.Module.to(part, torch.float32)
-    mmcv.imwrite(
-        mmcv.rgb2bgr(sample_grid(prior, num, steps=50)), str(partial / 'samples.png')
-    )
-    scalars = read_scalars(Path(runner.work_dir))
-    draw_losses(partial / 'loss.png', scalars)
-    held_out = measure_held_out(runner, model)
-    dataset = runner.cfg.train_dataloader.dataset
-    card = CARD.format(
-        name=folder.name,
-        size=prior.image_size,
-        params=sum(p.numel() for p in prior.parameters()) / 1e6,
-        kind=f'{prior.num_classes} classes' if prior.num_classes else 'unconditional',
-        data=f'{len(runner.train_dataloader.dataset)} images of `{dataset.data_root}`, '
-        + f'`{dataset.get("ann_file") or dataset.get("data_prefix")}`',
-        command=command,
-        steps=runner.iter,
-        batch=runner.cfg.train_dataloader.batch_size * runner.world_size,
-        seed=runner.seed,
-        average=average,
-        dtype=dtype,
-        held_out=', '.join(f'{k} {v:.4f}' for k, v in held_out.items())
-        or 'not measured',
-    )
-    (partial / 'README.md').write_text(card)
-    # Of a latent prior in subfolders; safetensors files are private to their writer.
-    for weights in partial.rglob('diffusion_pytorch_model.safetensors'):
-        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-        weights.with_name('SHA256').write_text(f'{digest}  {weights.name}\n')
-    for file in partial.rglob('*.*'):
-        if file.is_file():
-            file.chmod(0o644)
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    prior.cast(dtype)
+    with whole_folder(folder, replace=True) as partial:
+        prior.save_pretrained(partial)
+        prior.cast('float32')
+        grid = sample_grid(prior, num, steps=50)
+        mmcv.imwrite(mmcv.rgb2bgr(grid), str(partial / 'samples.png'))
+        draw_losses(partial / 'loss.png', read_scalars(Path(runner.work_dir)))
+        dataset = runner.cfg.train_dataloader.dataset
+        card = PriorCard(
+            name=folder.name,
+            size=prior.image_size,
+            num_parameters=sum(p.numel() for p in prior.parameters()),
+            num_classes=prior.num_classes,
+            num_images=len(runner.train_dataloader.dataset),
+            data_root=dataset.data_root,
+            data_part=dataset.get('ann_file') or dataset.get('data_prefix'),
+            command=command,
+            steps=runner.iter,
+            batch_size=runner.cfg.train_dataloader.batch_size * runner.world_size,
+            seed=runner.seed,
+            average=average,
+            dtype=dtype,
+            held_out=measure_held_out(runner, model),
+        )
+        (partial / 'README.md').write_text(card.render())
+        write_checksums(partial)
     runner.logger.info(f'Exported the prior to {folder}')
 
 
+def trained_model(runner: Runner) -> tuple[nn.Module, str]:
+    """Return what was trained, averaged if it is, and a word for it."""
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            return hook.ema_model.module, 'exponential moving average'
+    return unwrap(runner.model), 'last iterate'
+
+
+def write_checksums(folder: Path) -> None:
+    """Write a ``SHA256`` beside all weights; a latent prior has subfolders of them."""
+    for weights in folder.rglob('diffusion_pytorch_model.safetensors'):
+        line = f'{digest_file(weights)}  {weights.name}\n'
+        weights.with_name('SHA256').write_text(line)
+
+
 def measure_held_out(runner: Runner, model: nn.Module) -> dict[str, float]:
-    """Mean loss per noise level on the images of ``val_dataloader``; {} without."""
+    """Measure the mean loss per noise level on the images of ``val_dataloader``.
+
+    It is empty if the runner has no such dataloader.
+    """
     if runner.val_loop is None:
         return {}
     dataset = runner.val_loop.dataloader.dataset
-    found = []
+    losses: list[dict[str, float]] = []
     with torch.no_grad():
         for start in range(0, len(dataset), 32):
             chosen = range(start, min(start + 32, len(dataset)))
-            found += model.val_step(pseudo_collate([dataset[i] for i in chosen]))
-    return {k: sum(f[k] for f in found) / len(found) for k in found[0]}
+            losses += model.val_step(pseudo_collate([dataset[i] for i in chosen]))
+    return {
+        level: sum(loss[level] for loss in losses) / len(losses) for level in losses[0]
+    }
 
 
 def read_scalars(work_dir: Path) -> list[dict]:
-    """What all runs in ``work_dir`` logged, by step; a resumed run's lines win."""
-    lines: dict[tuple, dict] = {}
+    """Read what all runs in ``work_dir`` logged, by step; a resumed run's lines win."""
+    lines: dict[tuple[int, bool], dict] = {}
     for file in sorted(work_dir.glob('*/vis_data/scalars.json')):
         for line in file.read_text().splitlines():
-            entry = json.loads(line)
-            lines[entry.get('step', 0), 'loss' in entry] = entry
+            scalars = json.loads(line)
+            lines[scalars.get('step', 0), 'loss' in scalars] = scalars
     return [lines[key] for key in sorted(lines)]
 
 
 def draw_losses(path: Path, scalars: list[dict]) -> None:
-    """Training loss and held-out loss per noise level over the steps."""
+    """Draw training loss and held-out loss per noise level over the steps.
+
+    Args:
+        path: PNG to write.
+        scalars: See :func:`read_scalars`.
+    """
     figure = Figure(figsize=(6, 4), layout='constrained')
     axes = figure.subplots()
     train = [(s['step'], s['loss']) for s in scalars if 'loss' in s]
@@ -135,5 +172,6 @@ def draw_losses(path: Path, scalars: list[dict]) -> None:
         axes.plot(*zip(*points), '-o', ms=3, label=name.rsplit('/', 1)[-1])
     axes.set(xlabel='step', ylabel='denoising loss', yscale='log')
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
+    if train or names:
+        axes.legend(fontsize=7)
     figure.savefig(path, dpi=100)

@@ -1,32 +1,34 @@
-"""Robustness results: measuring, checking, writing, drawing."""
+"""Robustness results: rows, records, scores, checks, tables and pages.
 
-from .corruptions import evaluate_corruptions
-from .denoising_loss import DenoisingLoss
-from .figures import draw_curve, draw_grid
-from .image_ap import class_aps, image_ap, image_margin
-from .robustness import (
-    attack_configs,
-    main_metric,
-    make_table,
-    parse_attacks,
-    protocol_of,
-    restrict,
-    write_robustness,
-)
+Data and arithmetic only: no Runner, no model, no attack is run here. Names are imported
+when they are first used: a page is made of files without torch.
+"""
 
-__all__ = [
-    'DenoisingLoss',
-    'attack_configs',
-    'class_aps',
-    'draw_curve',
-    'draw_grid',
-    'evaluate_corruptions',
-    'image_ap',
-    'image_margin',
-    'main_metric',
-    'make_table',
-    'parse_attacks',
-    'protocol_of',
-    'restrict',
-    'write_robustness',
-]
+from importlib import import_module
+from typing import Any
+
+_EXPORTS = {
+    'Cost': 'entry',
+    'Entry': 'entry',
+    'Flag': 'entry',
+    'Sanity': 'entry',
+    'main_metric': 'entry',
+    'Results': 'results',
+    'RunRecord': 'record',
+    'Scorer': 'scoring',
+    'scorer_of': 'scoring',
+}
+_PACKAGES = ('metrics', 'report', 'scoring')
+__all__ = [*_EXPORTS, *_PACKAGES]  # noqa: PLE0604 (computed)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
+    if name in _PACKAGES:
+        return import_module(f'{__name__}.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -13,8 +13,8 @@ def config_path(name: str) -> str:
         FileNotFoundError: If there is none of that name; it lists those there are.
 
     Example:
-        >>> config_path('detection/faster-rcnn_toy-unet_dfpn_toy-voc.py')[-12:]
-        'n_toy-voc.py'
+        >>> config_path('detection/faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py')[-12:]
+        'e_toy-voc.py'
     """
     package = Path(__file__).resolve().parents[1]
     folders = package / '.mim' / 'configs', package.parent / 'configs'

@@ -32,7 +32,6 @@ CONFIGS = {
         encoder_type='residual',
         resample_filter=[1, 3, 3, 1],
     ),
-    'skip': dict(SONG, channel_mult=[1, 2], encoder_type='skip', label_dim=3),
     'adm': dict(
         SHARED,
         model_type='DhariwalUNet',
@@ -43,7 +42,7 @@ CONFIGS = {
         augment_dim=9,
     ),
 }
-SIZES = {'ddpmpp': (16, 16), 'ncsnpp': (16, 24), 'skip': (8, 16), 'adm': (16, 16)}
+SIZES = {'ddpmpp': (16, 16), 'ncsnpp': (16, 24), 'adm': (16, 16)}
 LABELS = torch.tensor([2, 0])
 SIGMAS = torch.tensor([0.05, 3.0])
 

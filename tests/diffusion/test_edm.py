@@ -8,7 +8,7 @@ from mmengine.config import Config
 from safetensors import safe_open
 
 from mmdiff import DiffusionModel, config_path
-from mmdiff.diffusion.edm_diffusion_model import EDMDiffusionModel
+from mmdiff.diffusion import EDMDiffusionModel
 from mmdiff.diffusion.schedule import karras_sigmas
 from mmdiff.models import DiffusionUNet
 
@@ -182,7 +182,7 @@ def test_backbone_errors(args, words):
     'change, words',
     [
         (dict(model_type='VGG'), 'model_type'),
-        (dict(encoder_type='odd'), 'encoder_type'),
+        (dict(encoder_type='skip'), "encoder_type='skip' is unknown"),
         (dict(decoder_type='skip'), 'decoder_type'),
         (dict(wings=2), 'wings'),
         (dict(img_channels=1), 'RGB'),
@@ -203,14 +203,10 @@ def test_call_errors():
         model.predict(torch.zeros(1, 3, 15, 16), 1.0)
     with pytest.raises(ValueError, match='unconditional'):
         build({**TINY, 'label_dim': 0}).predict(x, 1.0, torch.tensor([0, 1]))
-    with pytest.raises(ValueError, match='weight'):
-        model.diffusion_loss(x, torch.ones(2), x, weight=torch.ones(10))
     with pytest.raises(ValueError, match='schedule'):
         build(schedule=dict(beta_schedule='linear'))
     with pytest.raises(ValueError, match='guidance'):
         model.sample((1, 16, 16), 2, cond=torch.tensor([0]), guidance=2.0)
-    with pytest.raises(AttributeError, match='num_train_timesteps'):
-        model.num_train_timesteps  # noqa: B018
 
 
 def test_no_class_is_the_zero_vector():
@@ -359,3 +355,24 @@ def test_sigma_of_the_cifar_config_is_the_fourth_of_eighteen():
     config = Config.fromfile(config_path('_base_/priors/edm-cifar10.py'))
     found = config.prior_backbone.sigma
     assert found == pytest.approx(karras_sigmas(18)[-4].item(), abs=5e-5)
+
+
+def test_each_network_refuses_the_options_of_the_other():
+    for change in (
+        dict(model_type='DhariwalUNet', encoder_type='standard'),
+        dict(model_type='DhariwalUNet', resample_filter=[1, 3, 3, 1]),
+    ):
+        with pytest.raises(ValueError, match='unexpected keyword') as caught:
+            DiffusionModel.from_pretrained({**TINY, **change})
+        assert '\n' not in str(caught.value)
+
+
+def test_preconditioning_is_that_of_table_1():
+    """c_skip x + c_out F is a denoiser of unit-variance input and target."""
+    factors = build().unet.precondition(SIGMAS)
+    sigma, data = SIGMAS.view(-1, 1, 1, 1), 0.5
+    assert torch.allclose(factors.c_in**2 * (sigma**2 + data**2), torch.ones(1))
+    # Variance of the target (x_0 - c_skip x) / c_out of data with deviation 0.5.
+    rest = (1 - factors.c_skip) ** 2 * data**2 + factors.c_skip**2 * sigma**2
+    assert torch.allclose(rest / factors.c_out**2, torch.ones(1))
+    assert torch.allclose(factors.c_noise, SIGMAS.log() / 4)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmdiff import DiffusionModel
 from mmdiff.diffusion import generate_images, sample_grid
+from mmdiff.diffusion.sampling import guided
 
 LABELLED = {**TINY_UNET, 'sample_size': 16, 'num_class_embeds': 4, 'null_class': 3}
 
@@ -78,12 +79,10 @@ def test_the_label_matters_and_guidance_sharpens_it():
     images = model.sample((2, 16, 16), 3, noise, torch.tensor([0, 1]))
     assert not torch.allclose(images[0], images[1], atol=1e-3)
     x, t, cond = torch.randn(1, 3, 16, 16), 500, torch.tensor([0])
-    from mmdiff.diffusion.sampling import _guided
-
     with torch.no_grad():
         plain, free = model.predict(x, t, cond), model.predict(x, t, cond * 0 + 3)
-        guided = _guided(model.predict, 3, x, t, cond, 2.0)
-    assert torch.allclose(guided, free + 2 * (plain - free), atol=1e-6)
+        out = guided(model.predict, 3, 2.0)(x, t, cond)
+    assert torch.allclose(out, free + 2 * (plain - free), atol=1e-6)
 
 
 def test_grid_shows_classes_in_turn():
@@ -116,3 +115,12 @@ def test_a_finished_npz_is_not_overwritten(tmp_path):
     with pytest.raises(ValueError, match='is there already'):
         generate_images(build(), 1, tmp_path / 'x.npz')
     assert (tmp_path / 'x.npz').read_bytes() == b'precious'
+
+
+def test_what_a_killed_run_was_writing_is_no_image(tmp_path):
+    model = build()
+    generate_images(model, 2, tmp_path, steps=2)
+    half = next(tmp_path.rglob('*.png')).with_name('.000009.123.partial.png')
+    half.write_bytes(b'half')
+    assert generate_images(model, 2, tmp_path, steps=2) == 0
+    assert len(read(tmp_path)) == 2

@@ -90,3 +90,17 @@ def test_karras_grid():
     edm.set_timesteps(18)
     assert torch.allclose(edm.sigmas[:-1].double(), sigmas, rtol=1e-4)
     assert karras_sigmas(1).tolist() == [80.0]
+
+
+def test_shifted_cosine_table():
+    """log SNR as in Hoogeboom et al. 2023, through the betas and back."""
+    table = build_scheduler(dict(beta_schedule='shifted_cosine', shift=0.5))
+    alpha_bar = table.alphas_cumprod.double()
+    t = torch.linspace(1e-4, 1 - 1e-4, 1000, dtype=torch.float64)
+    angle = torch.pi * t / 2
+    snr = (torch.cos(angle) / torch.sin(angle) * 0.5) ** 2
+    keep = t < 0.99
+    expected = (snr / (1 + snr))[keep]
+    assert torch.allclose(alpha_bar[keep], expected, rtol=1e-3)
+    plain = build_scheduler(dict(beta_schedule='shifted_cosine'))
+    assert (plain.alphas_cumprod >= table.alphas_cumprod).all()

@@ -6,8 +6,9 @@ import torch
 from mmengine.config import ConfigDict
 
 from mmdiff import DiffusionModel
-from mmdiff.diffusion import DiffusionPretrainer
 from mmdiff.engine import export_prior
+from mmdiff.engine.export import PriorCard
+from mmdiff.models import DiffusionPretrainer
 
 LATENT = dict(
     type='LatentDiffusion',
@@ -56,3 +57,43 @@ def test_latent_prior_is_exported_with_checksums_of_its_parts(tmp_path):
     with pytest.raises(ValueError, match='does not match the SHA256'):
         DiffusionModel.from_pretrained(str(folder))
     assert torch.isfinite(again.prompt_embeds).all()
+
+
+def card(**changes):
+    values = dict(
+        name='prior',
+        size=32,
+        num_parameters=7_412_345,
+        num_classes=10,
+        num_images=50000,
+        data_root='data/a & b',
+        data_part='train',
+        command="python train.py 'a b'",
+        steps=3600,
+        batch_size=64,
+        seed=0,
+        average='exponential moving average',
+        dtype='float16',
+        held_out={'t_83': 0.2002, 't_250': 0.09784},
+    )
+    return PriorCard(**{**values, **changes}).render()
+
+
+def test_card_says_what_was_trained_and_how():
+    text = card()
+    assert text.startswith('# prior\n\nA diffusion prior of 32 px images: 7.4 M ')
+    for words in (
+        'parameters, 10 classes.\n\n- Data: 50000 images of `data/a & b`, `train`\n',
+        "- Training: `python train.py 'a b'`, 3600 steps of 64 images, seed 0, "
+        'exponential moving average, stored as float16\n',
+        '- Held-out loss by noise level: t_83 0.2002, t_250 0.0978\n\n',
+        '![Loss](loss.png)\n',
+    ):
+        assert words in text
+    assert text.endswith('![Samples](samples.png)\n')
+
+
+def test_card_of_an_unmeasured_unconditional_prior():
+    text = card(num_classes=0, held_out={})
+    assert 'parameters, unconditional.\n' in text
+    assert '- Held-out loss by noise level: not measured\n' in text

@@ -49,3 +49,30 @@ def test_bad_arguments_are_one_sentence():
             DiffusionFPN(*args)
     with pytest.raises(ValueError, match='built for 1 taps and got 2'):
         DiffusionFPN([4], [8])((torch.randn(1, 4, 8, 8),) * 2)
+
+
+def test_parameters_are_named_as_in_older_checkpoints():
+    neck = DiffusionFPN([4, 6], [4, 8], 48, (4, 8))
+    names = {name for name, _ in neck.named_parameters() if 'projections' in name}
+    assert names == {
+        f'projections.{i}.{layer}.{kind}'
+        for i in (0, 1)
+        for layer in (0, 1)
+        for kind in ('weight', 'bias')
+    }
+    assert isinstance(neck.projections[0][1], torch.nn.GroupNorm)
+    assert neck.projections[0][1].num_groups == 16
+
+
+@pytest.mark.parametrize(
+    'norm_cfg, kind',
+    [
+        (dict(type='BN'), torch.nn.BatchNorm2d),
+        (dict(type='GN', num_groups=4), torch.nn.GroupNorm),
+    ],
+)
+def test_norm_cfg_sets_all_norms(norm_cfg, kind):
+    neck = DiffusionFPN([4], [4], 8, (4, 8), norm_cfg=norm_cfg)
+    assert type(neck.projections[0][1]) is kind
+    assert all(type(conv.norm) is kind for conv in neck.fpn.fpn_convs)
+    assert len(neck((torch.randn(2, 4, 16, 16),))) == 2

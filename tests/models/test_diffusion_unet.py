@@ -6,7 +6,7 @@ from conftest import TINY_UNET, batch_of
 from mmengine.runner import load_checkpoint, save_checkpoint
 
 from mmdiff.diffusion import DiffusionModel
-from mmdiff.models import DiffusionUNet
+from mmdiff.models import DiffusionFPN, DiffusionUNet
 
 
 @pytest.fixture
@@ -204,3 +204,48 @@ def test_builds_in_both_scopes():
     cfg = dict(type='mmdiff.DiffusionUNet', model=TINY_UNET, timestep=1)
     for registry in (MMDET, mmpretrain.registry.MODELS):
         assert isinstance(registry.build(copy.deepcopy(cfg)), DiffusionUNet)
+
+
+def test_arguments_of_from_pretrained_go_into_model(folder, tmp_path):
+    cache = str(tmp_path / 'cache')
+    source = dict(source=folder, cache_dir=cache, dtype='bfloat16')
+    assert build(source).model.unet.dtype == torch.bfloat16
+    with pytest.raises(TypeError, match='cache_dir'):
+        build(folder, cache_dir=cache)  # the backbone has no argument of its own
+
+
+def test_what_a_neck_needs_is_said_and_logged(caplog):
+    with caplog.at_level('INFO'):
+        model = build()
+    assert model.out_channels == [4, 8, 8] and model.out_strides == [1, 2, 4]
+    text = 'neck=dict(in_channels=[4, 8, 8], in_strides=[1, 2, 4])'
+    assert text in caplog.text
+    neck = DiffusionFPN(model.out_channels, model.out_strides, 8, (2, 4))
+    levels = neck(model(torch.zeros(1, 3, 32, 32)))
+    assert [level.shape[-1] for level in levels] == [16, 8]
+
+
+EDM = dict(
+    type='EDMPrecond',
+    img_resolution=16,
+    img_channels=3,
+    model_type='SongUNet',
+    model_channels=8,
+    channel_mult=(1, 2),
+    num_blocks=1,
+    dropout=0.5,
+)
+
+
+@pytest.mark.parametrize('frozen', [True, False])
+def test_dropout_is_active_in_training_of_a_prior_that_is_not_frozen(frozen):
+    torch.manual_seed(0)
+    model = DiffusionUNet(EDM, sigma=0.5, out_indices=('mid',), frozen=frozen)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+        x = torch.randn(1, 3, 16, 16)
+        assert model.training and model.model.training == (not frozen)
+        assert torch.equal(model(x)[0], model(x)[0]) == frozen
+        model.eval()
+        assert torch.equal(model(x)[0], model(x)[0])

@@ -1,73 +1,59 @@
 """Convert checkpoints of guided-diffusion (ADM) to diffusers' ``UNet2DModel``.
 
-Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis"; the names
-on the other side are those of https://github.com/openai/guided-diffusion (MIT).
+The network is that of Dhariwal and Nichol 2021, the names on the other side are those
+of https://github.com/openai/guided-diffusion (MIT). ``adm_presets.json`` has its flags
+with their defaults, and the flags of the released checkpoints, from its README.
 """
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from ..diffusion_model import DiffusionModel
-from ..loading import build_unet
+from ...utils.files import whole_folder
+from ..ddpm import DDPMDiffusionModel
 from ..schedule import build_scheduler
+from ..unets import build_unet
 from .restricted_pickle import load_state_dict
 
-# Flags of guided-diffusion and their defaults; the last two lines change no network.
-DEFAULTS = {
-    **dict(image_size=64, num_channels=128, num_res_blocks=2, channel_mult=''),
-    **dict(num_heads=4, num_heads_upsample=-1, num_head_channels=-1, dropout=0.0),
-    **dict(attention_resolutions='16,8', class_cond=False, conv_resample=True),
-    **dict(resblock_updown=False, use_scale_shift_norm=True, learn_sigma=False),
-    **dict(use_new_attention_order=False, noise_schedule='linear'),
-    **dict(diffusion_steps=1000, predict_xstart=False, rescale_timesteps=False),
-    **dict(use_fp16=False, use_checkpoint=False, timestep_respacing=''),
-    **dict(use_kl=False, rescale_learned_sigmas=False),
+_DATA = json.loads(Path(__file__).with_name('adm_presets.json').read_text())
+DEFAULTS: dict[str, object] = _DATA['defaults']
+# Channels of each level, by the size of the image.
+CHANNEL_MULTS: dict[int, str] = {
+    int(size): mults for size, mults in _DATA['channel_mults'].items()
 }
-CHANNEL_MULTS = {
-    **{64: '1,2,3,4', 128: '1,1,2,3,4', 256: '1,1,2,2,4,4', 512: '0.5,1,1,2,2,4,4'}
-}
+PRESETS: dict[str, dict] = _DATA['presets']
 NUM_CLASSES = 1000
-# The released checkpoints, by their flags in guided-diffusion's README.
-_RELEASED = {
-    **dict(num_channels=256, num_head_channels=64, attention_resolutions='32,16,8'),
-    **dict(resblock_updown=True, learn_sigma=True),
-}
-_IMAGENET64 = {
-    **dict(num_channels=192, num_res_blocks=3, use_new_attention_order=True),
-    **dict(noise_schedule='cosine', dropout=0.1, image_size=64, class_cond=True),
-}
-PRESETS = {
-    'imagenet64': {**_RELEASED, **_IMAGENET64},
-    'imagenet128': dict(
-        _RELEASED, image_size=128, class_cond=True, num_heads=4, num_head_channels=-1
-    ),
-    'imagenet256': dict(_RELEASED, image_size=256, class_cond=True),
-    'imagenet256-uncond': dict(_RELEASED, image_size=256),
-    'imagenet512': dict(_RELEASED, image_size=512, class_cond=True),
-    'lsun256': dict(_RELEASED, image_size=256, dropout=0.1),
-}
+# Modules of UNet2DModel, and layers of its blocks, by their names in guided-diffusion.
 _NAMES = {
-    **{'conv_in': 'input_blocks.0.0', 'class_embedding': 'label_emb'},
-    **{f'time_embedding.linear_{i}': f'time_embed.{2 * i - 2}' for i in (1, 2)},
-    **{'conv_norm_out': 'out.0', 'conv_out': 'out.2'},
-    **{'norm1': 'in_layers.0', 'conv1': 'in_layers.2', 'norm2': 'out_layers.0'},
-    **{'conv2': 'out_layers.3', 'time_emb_proj': 'emb_layers.1'},
-    **{'conv_shortcut': 'skip_connection', 'group_norm': 'norm'},
-    **{'to_q': 'qkv', 'to_k': 'qkv', 'to_v': 'qkv', 'to_out.0': 'proj_out'},
+    'conv_in': 'input_blocks.0.0',
+    'class_embedding': 'label_emb',
+    'time_embedding.linear_1': 'time_embed.0',
+    'time_embedding.linear_2': 'time_embed.2',
+    'conv_norm_out': 'out.0',
+    'conv_out': 'out.2',
+    'norm1': 'in_layers.0',
+    'conv1': 'in_layers.2',
+    'norm2': 'out_layers.0',
+    'conv2': 'out_layers.3',
+    'time_emb_proj': 'emb_layers.1',
+    'conv_shortcut': 'skip_connection',
+    'group_norm': 'norm',
+    'to_q': 'qkv',
+    'to_k': 'qkv',
+    'to_v': 'qkv',
+    'to_out.0': 'proj_out',
 }
 
 
 def read_flags(given: dict) -> dict:
-    """Flags of guided-diffusion with its defaults for those left out.
+    """Complete flags of guided-diffusion with its defaults for those left out.
 
     Raises:
-        ValueError: For an unknown flag or type, and what diffusers cannot express.
+        ValueError: If a flag or its type is unknown, or diffusers cannot express it.
     """
     for name, value in given.items():
         kind = type(DEFAULTS.get(name))
@@ -77,14 +63,15 @@ def read_flags(given: dict) -> dict:
                 f'{name}={value!r} is no flag of guided-diffusion; it has {known}.'
             )
     flags = {**DEFAULTS, **given}
-    resamples = flags['conv_resample'] or flags['resblock_updown']
-    heads_up, rescaled = flags['num_heads_upsample'], flags['rescale_timesteps']
-    if (
-        flags['noise_schedule'] not in ('linear', 'cosine')
-        or (rescaled and flags['diffusion_steps'] != 1000)
-        or not resamples
-        or (heads_up not in (-1, flags['num_heads']) and flags['num_head_channels'] < 0)
-    ):
+    known_schedule = flags['noise_schedule'] in ('linear', 'cosine')
+    # Rescaled times are those of 1000 steps.
+    whole_times = not flags['rescale_timesteps'] or flags['diffusion_steps'] == 1000
+    convolves = flags['conv_resample'] or flags['resblock_updown']
+    same_heads = (
+        flags['num_heads_upsample'] in (-1, flags['num_heads'])
+        or flags['num_head_channels'] >= 0
+    )
+    if not (known_schedule and whole_times and convolves and same_heads):
         raise ValueError(
             'These flags are not supported: noise_schedule must be linear or cosine, '
             'rescale_timesteps False (but for 1000 diffusion_steps), conv_resample or '
@@ -94,52 +81,31 @@ def read_flags(given: dict) -> dict:
 
 
 def adm_unet_config(flags: dict) -> dict:
-    """Arguments of :func:`build_unet` for flags of guided-diffusion.
+    """Turn flags of guided-diffusion into arguments of :func:`build_unet`.
 
     Args:
         flags: ``image_size``, ``num_channels``, ...; see :func:`read_flags`.
 
     Raises:
-        ValueError: For flags that are wrong or make no network.
+        ValueError: If flags are wrong or make no network.
     """
     flags = read_flags(flags)
-    size, base = flags['image_size'], flags['num_channels']
-    heads, per_head = flags['num_heads'], flags['num_head_channels']
-    try:
-        mults = flags['channel_mult'] or CHANNEL_MULTS[size]
-        widths = [int(float(mult) * base) for mult in mults.split(',')]
-        strides = {size // int(r) for r in flags['attention_resolutions'].split(',')}
-    except (KeyError, ValueError, ZeroDivisionError):
-        raise ValueError(
-            'channel_mult and attention_resolutions are numbers between commas, as '
-            f'"1,2,2"; channel_mult may be left out for image_size in '
-            f'{[*CHANNEL_MULTS]}, not {size}.'
-        ) from None
-    attention = [2**level in strides for level in range(len(widths))]
-    unit = heads if per_head == -1 else per_head
-    # The middle always has attention.
-    attended = [w for w, a in zip(widths, attention) if a] + widths[-1:]
-    if unit < 1 or any(w % 32 for w in widths) or any(w % unit for w in attended):
-        raise ValueError(
-            f'Levels of {widths} channels do not divide by the 32 groups of the norms '
-            f'or by num_heads={heads} / num_head_channels={per_head}.'
-        )
-    resample, plain = 'conv', '{}Block2D'
-    if flags['resblock_updown']:
-        resample, plain = 'resnet', 'Resnet{}sampleBlock2D'
-    types = ['Attn{}Block2D' if a else plain for a in attention]
+    widths, attention = read_levels(flags)
+    check_widths(flags, widths, attention)
+    base, per_head = flags['num_channels'], flags['num_head_channels']
+    down_types, up_types = block_types(attention, flags['resblock_updown'])
+    resample = 'resnet' if flags['resblock_updown'] else 'conv'
+    scale_shift = 'scale_shift' if flags['use_scale_shift_norm'] else 'default'
     config = dict(
-        sample_size=size,
+        sample_size=flags['image_size'],
         out_channels=6 if flags['learn_sigma'] else 3,
         block_out_channels=widths,
         layers_per_block=flags['num_res_blocks'],
-        down_block_types=[kind.format('Down') for kind in types],
-        up_block_types=[kind.format('Up') for kind in types[::-1]],
+        down_block_types=down_types,
+        up_block_types=up_types,
         downsample_type=resample,
         upsample_type=resample,
-        resnet_time_scale_shift=(
-            'scale_shift' if flags['use_scale_shift_norm'] else 'default'
-        ),
+        resnet_time_scale_shift=scale_shift,
         attn_norm_num_groups=32,
         attention_head_dim=None if per_head == -1 else per_head,
         time_embedding_dim=4 * base,
@@ -150,48 +116,114 @@ def adm_unet_config(flags: dict) -> dict:
     if widths[0] != base:
         config['time_proj_channels'] = base
     if per_head == -1:
-        config['num_attention_heads'] = heads
+        config['num_attention_heads'] = flags['num_heads']
     return config
 
 
+def read_levels(flags: dict) -> tuple[list[int], list[bool]]:
+    """Return the channels of every level, and which of them have attention.
+
+    Raises:
+        ValueError: If ``channel_mult`` or ``attention_resolutions`` cannot be read.
+    """
+    size = flags['image_size']
+    try:
+        mults = (flags['channel_mult'] or CHANNEL_MULTS[size]).split(',')
+        widths = [int(float(mult) * flags['num_channels']) for mult in mults]
+        sides = flags['attention_resolutions'].split(',')
+        strides = {size // int(side) for side in sides}
+    except (KeyError, ValueError, ZeroDivisionError):
+        raise ValueError(
+            'channel_mult and attention_resolutions are numbers between commas, as '
+            f'"1,2,2"; channel_mult may be left out for image_size in '
+            f'{[*CHANNEL_MULTS]}, not {size}.'
+        ) from None
+    return widths, [2**level in strides for level in range(len(widths))]
+
+
+def check_widths(flags: dict, widths: list[int], attention: list[bool]) -> None:
+    """Complain about channels that norms or heads do not divide.
+
+    Raises:
+        ValueError: If there are any.
+    """
+    heads, per_head = flags['num_heads'], flags['num_head_channels']
+    unit = heads if per_head == -1 else per_head
+    # The middle always has attention.
+    attended = [w for w, attend in zip(widths, attention) if attend] + widths[-1:]
+    if unit < 1 or any(w % 32 for w in widths) or any(w % unit for w in attended):
+        raise ValueError(
+            f'Levels of {widths} channels do not divide by the 32 groups of the norms '
+            f'or by num_heads={heads} / num_head_channels={per_head}.'
+        )
+
+
+def block_types(
+    attention: list[bool], resblock_updown: bool
+) -> tuple[list[str], list[str]]:
+    """Name diffusers' classes of the blocks on the way down and up."""
+    plain = 'Resnet{}sampleBlock2D' if resblock_updown else '{}Block2D'
+    types = ['Attn{}Block2D' if attend else plain for attend in attention]
+    return (
+        [kind.format('Down') for kind in types],
+        [kind.format('Up') for kind in reversed(types)],
+    )
+
+
 def adm_schedule(flags: dict) -> dict:
-    """Arguments of :func:`build_scheduler` for flags of guided-diffusion."""
+    """Turn flags of guided-diffusion into arguments of :func:`build_scheduler`."""
     flags = read_flags(flags)
-    steps, betas = flags['diffusion_steps'], dict(beta_schedule='squaredcos_cap_v2')
-    if flags['noise_schedule'] == 'linear':
-        ends = dict(beta_start=0.1 / steps, beta_end=20 / steps)
-        betas = dict(beta_schedule='linear', **ends)
-    return dict(
-        betas,
+    steps = flags['diffusion_steps']
+    schedule = dict(
+        beta_schedule='squaredcos_cap_v2',
         num_train_timesteps=steps,
         prediction_type='sample' if flags['predict_xstart'] else 'epsilon',
         variance_type='learned_range' if flags['learn_sigma'] else 'fixed_large',
     )
+    if flags['noise_schedule'] == 'linear':
+        schedule.update(
+            beta_schedule='linear', beta_start=0.1 / steps, beta_end=20 / steps
+        )
+    return schedule
 
 
 def adm_name(name: str, unet: UNet2DModel) -> str:
-    """guided-diffusion's name of the parameter ``name`` of ``unet``."""
+    """Return guided-diffusion's name of the parameter ``name`` of ``unet``."""
     module, _, parameter = name.rpartition('.')
     if module in _NAMES:
         return f'{_NAMES[module]}.{parameter}'
     pattern = r'(down|mid|up)_blocks?\.(?:(\d+)\.)?([a-z]+)\.(\d+)\.(.+)'
     side, i, kind, j, layer = re.fullmatch(pattern, module).groups()
-    slot, i, j = int(kind == 'attentions'), int(i or 0), int(j)
-    if side == 'mid':
-        block = f'middle_block.{2 * j + slot}'
-    else:  # blocks are numbered through: per level its layers, then its resampler
-        layers = unet.config.layers_per_block
-        if kind == 'upsamplers':  # lies in the block of the level's last layer
-            slot = 1 + ('Attn' in unet.config.up_block_types[i])
-        j = i * (layers + 1) + (layers if kind.endswith('samplers') else j)
-        block = f'input_blocks.{1 + j}' if side == 'down' else f'output_blocks.{j}'
-        block = f'{block}.{slot}'
+    block = _adm_block(side, int(i or 0), kind, int(j), unet)
     layer = 'op' if (kind, layer) == ('downsamplers', 'conv') else layer
     return f'{block}.{_NAMES.get(layer, layer)}.{parameter}'
 
 
+def _adm_block(side: str, i: int, kind: str, j: int, unet: UNet2DModel) -> str:
+    """Return guided-diffusion's name of a resnet, attention or resampler.
+
+    Args:
+        side: ``'down'``, ``'mid'`` or ``'up'``.
+        i: Number of the block in diffusers.
+        kind: ``'resnets'``, ``'attentions'``, ``'downsamplers'`` or ``'upsamplers'``.
+        j: Number within the block.
+        unet: The network.
+    """
+    slot = int(kind == 'attentions')
+    if side == 'mid':
+        return f'middle_block.{2 * j + slot}'
+    # Blocks are numbered through: per level its layers, then its resampler.
+    layers = unet.config.layers_per_block
+    if kind == 'upsamplers':  # lies in the block of the level's last layer
+        slot = 1 + ('Attn' in unet.config.up_block_types[i])
+    number = i * (layers + 1) + (layers if kind.endswith('samplers') else j)
+    if side == 'down':
+        return f'input_blocks.{1 + number}.{slot}'
+    return f'output_blocks.{number}.{slot}'
+
+
 def adm_shapes(unet: UNet2DModel) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the checkpoint that fits ``unet``."""
+    """List names and shapes of the checkpoint that fits ``unet``."""
     shapes = {}
     for name, value in unet.state_dict().items():
         name, shape = adm_name(name, unet), tuple(value.shape)
@@ -204,12 +236,12 @@ def adm_shapes(unet: UNet2DModel) -> dict[str, tuple[int, ...]]:
 
 
 def _mismatches(state: dict[str, Tensor], unet: UNet2DModel) -> list[str]:
-    found = {name: tuple(value.shape) for name, value in state.items()}
+    given = {name: tuple(value.shape) for name, value in state.items()}
     needed = adm_shapes(unet)
     return [
-        f'{name!r} (found {found.get(name)}, needed {needed.get(name)})'
-        for name in {**needed, **found}
-        if found.get(name) != needed.get(name)
+        f'{name!r} (given {given.get(name)}, needed {needed.get(name)})'
+        for name in {**needed, **given}
+        if given.get(name) != needed.get(name)
     ]
 
 
@@ -231,7 +263,8 @@ def adm_state_dict(
     if odd:
         raise ValueError(
             f'{len(odd)} weights are not those of the network, as {odd[0]}; give '
-            'another preset or config (without one, those that fit are found).'
+            'another preset or config (without both, the preset follows from the '
+            'shapes).'
         )
     weights = {}
     for name, target in unet.state_dict().items():
@@ -244,7 +277,8 @@ def adm_state_dict(
     return weights
 
 
-def build(flags: dict) -> UNet2DModel:
+def build_empty(flags: dict) -> UNet2DModel:
+    """Build the network for flags of guided-diffusion, without weights."""
     with torch.device('meta'):
         return build_unet(adm_unet_config(flags))
 
@@ -270,35 +304,47 @@ def convert_adm(
         FileExistsError: If ``out`` exists.
         ValueError: If a file cannot be read or does not fit.
     """
-    folder, choices = Path(out), ', '.join(PRESETS)
-    if folder.exists():
-        raise FileExistsError(f'{out} exists already; remove it or give another name.')
     if preset is not None and (config is not None or preset not in PRESETS):
-        raise ValueError(f'preset={preset!r}: give one of {choices}, or a config.')
-    state, flags = load_state_dict(source), PRESETS.get(preset)
-    if config is not None:
-        try:
-            flags = dict(json.loads(Path(config).read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f'{config} is no JSON file of flags ({error}).') from None
-    elif preset is None:
-        fits = [k for k in PRESETS if not _mismatches(state, build(PRESETS[k]))]
-        if len(fits) != 1:
-            raise ValueError(
-                f'{source} fits {" and ".join(fits) or "no preset"} by names and '
-                f'shapes; give preset ({choices}) or a config of flags.'
-            )
-        preset, flags = fits[0], PRESETS[fits[0]]
-    unet, order = build(flags), read_flags(flags)['use_new_attention_order']
-    unet.load_state_dict(adm_state_dict(state, unet, order), assign=True)
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+        raise ValueError(
+            f'preset={preset!r}: give one of {", ".join(PRESETS)}, or a config.'
+        )
+    with whole_folder(out) as folder:
+        state = load_state_dict(source)
+        if config is not None:
+            flags = read_flag_file(config)
+        else:
+            preset = preset or find_preset(state, source)
+            flags = PRESETS[preset]
+        unet = build_empty(flags)
+        order = read_flags(flags)['use_new_attention_order']
+        unet.load_state_dict(adm_state_dict(state, unet, order), assign=True)
         scheduler = build_scheduler(adm_schedule(flags))
-        DiffusionModel(unet, scheduler).save_pretrained(partial)
-        for file in partial.iterdir():  # safetensors files are private to their writer
-            file.chmod(0o644)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        DDPMDiffusionModel(unet, scheduler).save_pretrained(folder)
     return preset or config
+
+
+def read_flag_file(path: str) -> dict:
+    """Read a JSON file of flags.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    try:
+        return dict(json.loads(Path(path).read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f'{path} is no JSON file of flags ({error}).') from None
+
+
+def find_preset(state: dict[str, Tensor], source: str) -> str:
+    """Find the released model that has these names and shapes.
+
+    Raises:
+        ValueError: If none has, or more than one.
+    """
+    fits = [k for k in PRESETS if not _mismatches(state, build_empty(PRESETS[k]))]
+    if len(fits) != 1:
+        raise ValueError(
+            f'{source} fits {" and ".join(fits) or "no preset"} by names and '
+            f'shapes; give preset ({", ".join(PRESETS)}) or a config of flags.'
+        )
+    return fits[0]

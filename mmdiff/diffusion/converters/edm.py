@@ -1,13 +1,14 @@
 """Convert EDM's checkpoints (Karras et al. 2022) to a folder of an ``EDMPrecond``."""
 
 import json
-import shutil
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...utils.files import whole_folder
 from ..networks import EDMPrecond
+from ..weights import one_line
 from .restricted_pickle import (
     Inert,
     PersistentObject,
@@ -18,13 +19,19 @@ from .restricted_pickle import (
 
 # In the order of EDMPrecond's constructor, for arguments without a name.
 ARGUMENTS = (
-    *('img_resolution', 'img_channels', 'label_dim', 'use_fp16'),
-    *('sigma_min', 'sigma_max', 'sigma_data', 'model_type'),
+    'img_resolution',
+    'img_channels',
+    'label_dim',
+    'use_fp16',
+    'sigma_min',
+    'sigma_max',
+    'sigma_data',
+    'model_type',
 )
 
 
 def collect_tensors(module: Inert, prefix: str = '') -> dict[str, Tensor]:
-    """State dict of a pickled module and everything in it."""
+    """Return the state dict of a pickled module and of everything in it."""
     state: dict[str, Tensor] = {}
     volatile = module.state.get('_non_persistent_buffers_set', ())
     for kind in ('_parameters', '_buffers'):
@@ -38,7 +45,7 @@ def collect_tensors(module: Inert, prefix: str = '') -> dict[str, Tensor]:
 
 
 def read_edm_pickle(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
-    """Constructor arguments and weights of the network under ``'ema'``.
+    """Read constructor arguments and weights of the network under ``'ema'``.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -63,7 +70,7 @@ def read_edm_pickle(path: str | Path) -> tuple[dict, dict[str, Tensor]]:
 
 
 def read_config(path: str | Path) -> dict:
-    """Constructor arguments of an ``EDMPrecond`` from a JSON file.
+    """Read constructor arguments of an ``EDMPrecond`` from a JSON file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -78,7 +85,9 @@ def read_config(path: str | Path) -> dict:
     return config
 
 
-def convert_edm(source: str, out: str, config: str | None = None) -> None:
+def convert_edm(
+    source: str | Path, out: str | Path, config: str | Path | None = None
+) -> None:
     """Convert a checkpoint to a folder that ``DiffusionModel`` reads.
 
     Args:
@@ -92,29 +101,30 @@ def convert_edm(source: str, out: str, config: str | None = None) -> None:
         FileExistsError: If ``out`` exists.
         ValueError: If the file cannot be read, or is of another architecture.
     """
-    folder = Path(out).expanduser()
-    if folder.exists():
-        raise FileExistsError(f'{out} exists already; remove it or give another name.')
-    if config is None:
-        args, state = read_edm_pickle(source)
-    else:
-        args, state = read_config(config), load_state_dict(source)
+    with whole_folder(Path(out).expanduser()) as folder:
+        if config is None:
+            args, state = read_edm_pickle(source)
+        else:
+            args, state = read_config(config), load_state_dict(source)
+        build_network(args, state, source).save_pretrained(folder)
+
+
+def build_network(
+    args: dict, state: dict[str, Tensor], source: str | Path
+) -> EDMPrecond:
+    """Build the network with arguments and weights of the checkpoint ``source``.
+
+    Raises:
+        ValueError: If they do not belong together, or make no network.
+    """
     state = {k: v.float().contiguous().clone() for k, v in state.items()}
     try:
         json.dumps(args)
         with torch.device('meta'):
-            unet = EDMPrecond(**args)
-        unet.load_state_dict(state, assign=True)
+            network = EDMPrecond(**args)
+        network.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, ValueError, ZeroDivisionError) as error:
         raise ValueError(
-            f'{source} is not of a known architecture: '
-            f'{" ".join(str(error).split())[:300]}'
+            f'{source} is not of a known architecture: {one_line(error)}'
         ) from None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.with_name(f'{folder.name}.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        unet.save_pretrained(partial)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    return network

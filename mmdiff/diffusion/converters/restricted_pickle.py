@@ -128,6 +128,7 @@ class RestrictedUnpickler(pickle.Unpickler):
     """Unpickler of EDM's files that knows the names of ``ALLOWED`` only."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a name, or refuse it."""
         if f'{module}.{name}' not in ALLOWED:
             raise ForbiddenGlobal(f'{module}.{name}')
         return ALLOWED[f'{module}.{name}']

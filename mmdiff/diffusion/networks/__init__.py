@@ -1,6 +1,7 @@
-"""Networks that diffusers does not have."""
+"""Networks that diffusers does not have: EDM's."""
 
+from .dhariwal_unet import DhariwalUNet
 from .edm_precond import EDMPrecond
-from .edm_unet import EDMUNet
+from .song_unet import SongUNet
 
-__all__ = ['EDMPrecond', 'EDMUNet']
+__all__ = ['DhariwalUNet', 'EDMPrecond', 'SongUNet']

@@ -2,13 +2,27 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .edm_unet import EDMUNet
+from .dhariwal_unet import DhariwalUNet
+from .encoder_decoder import Blocks
+from .song_unet import SongUNet, check_choice
+
+NETWORKS = {'SongUNet': SongUNet, 'DhariwalUNet': DhariwalUNet}
+
+
+class Preconditioning(NamedTuple):
+    """Factors of EDM's denoiser at given noise levels (table 1)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+    c_noise: Tensor
 
 
 class EDMPrecond(nn.Module):
@@ -24,14 +38,14 @@ class EDMPrecond(nn.Module):
         use_fp16: Accepted, without effect: everything runs in the precision of the
             parameters.
         sigma_min: Smallest noise level that the network knows.
-        sigma_max: Largest one.
+        sigma_max: Largest noise level that it knows.
         sigma_data: Standard deviation of the data.
         model_type: ``'SongUNet'`` (DDPM++, NCSN++) or ``'DhariwalUNet'`` (ADM).
-        **model_kwargs: Arguments of :class:`EDMUNet`.
+        **model_kwargs: Arguments of :class:`SongUNet` or :class:`DhariwalUNet`.
 
     Raises:
-        ValueError: For an unknown ``model_type`` or option.
-        TypeError: For an argument that the network does not have.
+        ValueError: If ``model_type`` or an option is unknown.
+        TypeError: If the network does not have an argument.
 
     Example:
         >>> self = EDMPrecond(16, 3, model_type='SongUNet', model_channels=8)
@@ -63,22 +77,37 @@ class EDMPrecond(nn.Module):
             model_type=model_type,
             **model_kwargs,
         )
+        check_choice('model_type', model_type, tuple(NETWORKS))
         self.label_dim, self.sigma_data = label_dim, sigma_data
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
-        self.model = EDMUNet(
-            model_type, img_resolution, img_channels, label_dim, **model_kwargs
+        self.model = NETWORKS[model_type](
+            img_resolution, img_channels, label_dim, **model_kwargs
         )
 
     @property
     def dtype(self) -> torch.dtype:
+        """Precision of the parameters."""
         return self.model.map_layer0.weight.dtype
 
     def enable_gradient_checkpointing(self) -> None:
         """Keep no activations inside blocks: less memory, more time."""
         self.model.gradient_checkpointing = True
 
-    def _class_vectors(self, labels: Tensor | None) -> Tensor | None:
-        """Labels (N,) -> one-hot (N, label_dim); ``label_dim`` is "no class", zeros."""
+    def precondition(self, sigma: Tensor) -> Preconditioning:
+        """Return the factors at the noise levels ``sigma``, (N,), in fp32.
+
+        All are of shape (N, 1, 1, 1), but ``c_noise`` is (N,).
+        """
+        c_noise = sigma.float().log() / 4
+        sigma, sigma_data = sigma.float().view(-1, 1, 1, 1), self.sigma_data
+        total = sigma**2 + sigma_data**2
+        c_skip = sigma_data**2 / total
+        c_out = sigma * sigma_data * total.rsqrt()
+        c_in = total.rsqrt()
+        return Preconditioning(c_skip, c_out, c_in, c_noise)
+
+    def _one_hot(self, labels: Tensor | None) -> Tensor | None:
+        """Turn labels (N,) into (N, label_dim); "no class", ``label_dim``, is zeros."""
         if labels is None:
             return None
         if not self.label_dim:
@@ -90,14 +119,17 @@ class EDMPrecond(nn.Module):
             )
         return F.one_hot(labels.long(), self.label_dim + 1)[:, :-1].to(self.dtype)
 
-    def _inputs(self, x: Tensor, sigma: Tensor, labels, augment) -> tuple:
-        scale = (sigma.float().view(-1, 1, 1, 1) ** 2 + self.sigma_data**2).rsqrt()
-        x = (scale * x).to(self.dtype)
-        return x, sigma.float().log() / 4, self._class_vectors(labels), augment
-
-    def run_blocks(self, x, sigma, labels=None, augment=None):
-        """Yield ``(tap, output)`` block by block; arguments as :meth:`forward`."""
-        yield from self.model.run_blocks(*self._inputs(x, sigma, labels, augment))
+    def run_blocks(
+        self,
+        x: Tensor,
+        sigma: Tensor,
+        labels: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Blocks:
+        """Yield ``(tap, output)`` of F block by block; arguments as :meth:`forward`."""
+        c = self.precondition(sigma)
+        x = (c.c_in * x).to(self.dtype)
+        yield from self.model.run_blocks(x, c.c_noise, self._one_hot(labels), augment)
 
     def forward(
         self,
@@ -106,7 +138,7 @@ class EDMPrecond(nn.Module):
         labels: Tensor | None = None,
         augment: Tensor | None = None,
     ) -> Tensor:
-        """Estimate of the clean image, summed in fp32 or better.
+        """Estimate the clean image; the sum is taken in fp32 or better.
 
         Args:
             x: Noised images ``x_0 + sigma eps``, (N, C, H, W).
@@ -115,12 +147,12 @@ class EDMPrecond(nn.Module):
             augment: Augmentations, (N, augment_dim); ``None`` is none.
 
         Raises:
-            ValueError: For a class that the network does not have.
+            ValueError: If the network does not have a class.
         """
-        out = self.model(*self._inputs(x, sigma, labels, augment))
-        sigma, data = sigma.float().view(-1, 1, 1, 1), self.sigma_data
-        total = sigma**2 + data**2
-        return data**2 / total * x + sigma * data * total.rsqrt() * out
+        c = self.precondition(sigma)
+        x_in = (c.c_in * x).to(self.dtype)
+        out = self.model(x_in, c.c_noise, self._one_hot(labels), augment)
+        return c.c_skip * x + c.c_out * out
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``diffusion_pytorch_model.safetensors``."""

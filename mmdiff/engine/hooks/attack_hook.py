@@ -1,26 +1,17 @@
 """Attack every batch of validation or testing."""
 
+from __future__ import annotations
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from torch.utils.data import DataLoader
 
-from mmdiff.attacks import Attack, AttackStats
+from mmdiff.attacks import Attack, AttackStats, Oracle, oracle_of
 from mmdiff.registry import ATTACKS, HOOKS
 
+from ..ground_truth import ground_truth_scale
 
-def ground_truth_scale(dataset) -> str:
-    """``'input'`` if a dataset's pipeline resizes after loading boxes, as for training.
-
-    mmdet's test pipelines load boxes after ``Resize``: then they are at the scale of
-    the file (``'original'``).
-    """
-    while not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-    names = [type(transform).__name__ for transform in transforms]
-    if 'LoadAnnotations' in names:
-        if any('Resize' in name for name in names[names.index('LoadAnnotations') :]):
-            return 'input'
-    return 'original'
+STAGES = ('val', 'test')
 
 
 @HOOKS.register_module()
@@ -28,11 +19,12 @@ class AttackHook(Hook):
     """Replace the inputs of every batch by adversarial ones: metrics become robust.
 
     The attack runs in front of the model's ``data_preprocessor``; everything else of
-    the run (model, metrics, visualization of predictions) stays as it is.
+    the run (model, metrics, visualization of predictions) stays as it is. ``stats`` is
+    the account of the last run.
 
     Args:
         attack: An attack, or its config (``dict(type='mmdiff.PGD', eps=8)``).
-        stages: Of ``'val'`` and ``'test'``, those to attack.
+        stages: Those of ``'val'`` and ``'test'`` to attack.
 
     Raises:
         ValueError: For an unknown stage.
@@ -45,37 +37,33 @@ class AttackHook(Hook):
 
     priority = 'LOW'  # after hooks that change the model, as EMAHook
 
-    def __init__(
-        self, attack: dict | Attack, stages: tuple[str, ...] = ('val', 'test')
-    ) -> None:
-        if set(stages) - {'val', 'test'}:
+    def __init__(self, attack: dict | Attack, stages: tuple[str, ...] = STAGES) -> None:
+        if set(stages) - set(STAGES):
             raise ValueError(f"stages={stages} may name only 'val' and 'test'.")
         self.attack = ATTACKS.build(attack) if isinstance(attack, dict) else attack
         self.stages = tuple(stages)
-
-    def _begin(self, dataloader) -> None:
-        self.attack.stats = AttackStats()
-        self.attack.gt_scale = ground_truth_scale(dataloader.dataset)
+        self.stats = AttackStats()
+        self._oracle: Oracle | None = None
 
     def before_val(self, runner: Runner) -> None:
         if 'val' in self.stages:
-            self._begin(runner.val_dataloader)
+            self._begin(runner, runner.val_dataloader)
 
     def before_test(self, runner: Runner) -> None:
         if 'test' in self.stages:
-            self._begin(runner.test_dataloader)
+            self._begin(runner, runner.test_dataloader)
 
     def before_val_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if 'val' in self.stages:
-            data_batch['inputs'] = self.attack(runner.model, data_batch)
+            self._attack(data_batch)
 
     def before_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if 'test' in self.stages:
-            data_batch['inputs'] = self.attack(runner.model, data_batch)
+            self._attack(data_batch)
 
     def after_val(self, runner: Runner) -> None:
         if 'val' in self.stages:
@@ -85,8 +73,17 @@ class AttackHook(Hook):
         if 'test' in self.stages:
             self._report(runner)
 
+    def _begin(self, runner: Runner, dataloader: DataLoader) -> None:
+        self.stats = AttackStats()
+        self._oracle = oracle_of(runner.model, ground_truth_scale(dataloader.dataset))
+
+    def _attack(self, data_batch: dict) -> None:
+        result = self.attack.run(self._oracle, data_batch)
+        self.stats.add(result.stats)
+        data_batch['inputs'] = result.inputs
+
     def _report(self, runner: Runner) -> None:
-        stats, threat = self.attack.stats, self.attack.threat_model()
+        stats, threat = self.stats, self.attack.threat_model()
         settings = ', '.join(f'{key}={value}' for key, value in threat.items())
         runner.logger.info(
             f'Attacked {stats.images} images ({settings}): {stats.changed} changed, '

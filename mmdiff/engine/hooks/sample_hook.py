@@ -1,11 +1,11 @@
-"""Look at what a prior in training has learned."""
+"""Show what a prior in training has learned."""
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmdiff.diffusion import sample_grid
 from mmdiff.registry import HOOKS
+from mmdiff.utils.modules import training_flags, unwrap
 
 
 @HOOKS.register_module()
@@ -15,9 +15,9 @@ class SampleHook(Hook):
     With an ``EMAHook`` the averaged weights draw, as they do in validation.
 
     Args:
-        num: Images in the grid; of a class-conditional prior, classes in turn.
+        num: Number of images; of a class-conditional prior, classes in turn.
         steps: Steps of the sampler.
-        seed: Of the starting noise: grids of one run show the same images grow.
+        seed: Seed of the starting noise: grids of one run show the same images grow.
 
     Example:
         >>> SampleHook(num=4).priority
@@ -32,11 +32,10 @@ class SampleHook(Hook):
         self.seed = seed
 
     def before_val_epoch(self, runner: Runner) -> None:
+        """Draw the grid, on the first rank."""
         if runner.rank != 0:
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        training = model.training
-        model.eval()
-        grid = sample_grid(model.diffusion, self.num, self.steps, self.seed)
-        model.train(training)
+        prior = unwrap(runner.model).diffusion
+        with training_flags(prior, False):
+            grid = sample_grid(prior, self.num, self.steps, self.seed)
         runner.visualizer.add_image('samples', grid, step=runner.iter)

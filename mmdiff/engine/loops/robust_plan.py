@@ -1,21 +1,44 @@
-"""What a robust test is to run, and how the report calls it."""
+"""What a robust test is to run, in which order, and how the report calls it.
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+Nothing is run here, and no model is needed.
+"""
 
-from mmdiff.attacks import Attack, RandomNoise, Square
-from mmdiff.evaluation.sanity import variant
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from mmdiff.attacks import (
+    Attack,
+    GradientAttack,
+    IterativeAttack,
+    RandomNoise,
+    Square,
+)
+from mmdiff.evaluation.entry import Entry
 from mmdiff.registry import ATTACKS
+
+# Change of every value (of 255) at which an image has nothing that a model could need.
+LARGE = 64
+# A gradient costs about three passes: black-box search gets as much time.
+QUERIES_PER_STEP = 3
 
 
 @dataclass
-class Unit:
-    """One run, clean or under one attack, over the first ``images`` images."""
+class Run:
+    """One run, clean or under one attack, over the first images of the test set.
+
+    Args:
+        name: Name in the log; with the position of a batch it seeds what a randomised
+            model draws.
+        attack: The attack; ``None``: clean.
+        num_images: Number of images.
+    """
 
     name: str
     attack: Attack | None
-    images: int
+    num_images: int
 
     @property
     def weight(self) -> int:
@@ -24,68 +47,189 @@ class Unit:
         return 2 + steps * (1 if isinstance(self.attack, Square) else 3)
 
 
-def build_attacks(attacks: Sequence[dict | Attack]) -> list[Attack]:
-    """Attacks of their configs, one for each of a list of ``eps``."""
+@dataclass
+class Step:
+    """One attack at one budget: a row of the report.
+
+    Args:
+        attack: The attack.
+        entry: Its row, to be filled.
+        runs: Its restarts one by one: they find the same images as at once.
+    """
+
+    attack: Attack
+    entry: Entry
+    runs: list[Run]
+
+    @property
+    def sees_gradients(self) -> bool:
+        """Whether it follows gradients of the model under test."""
+        return isinstance(self.attack, GradientAttack) and self.attack.source is None
+
+
+@dataclass
+class RobustPlan:
+    """All runs of a robust test.
+
+    Args:
+        attacks: Attacks, in the order of the report.
+        num_images: Images of the test set.
+        num_checked: First images, on which the runs behind the checks are.
+        num_values: Pixel values of an image, for the size of an L2 budget.
+        skip_fooled: Whether attacks skip images that earlier ones brought to score 0.
+    """
+
+    attacks: Sequence[Attack]
+    num_images: int
+    num_checked: int
+    num_values: int
+    skip_fooled: bool = False
+
+    def __post_init__(self) -> None:
+        self.in_order = make_steps(self.attacks, self.num_images)
+        # Small budgets first: what they find is within the larger ones too.
+        self.steps = sorted(self.in_order, key=lambda s: s.entry.budget.radius)
+        self.clean = Run('clean', None, self.num_images)
+        self.again = Run('again', None, self.num_checked)
+        self.checked = self._choose_checked()
+        self.controls = self._plan_controls()
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, in order."""
+        attacks = [run for step in self.steps for run in step.runs]
+        return [self.clean, self.again, *attacks, *self.controls.values()]
+
+    def ends_budget(self, step: Step) -> bool:
+        """Whether no attack of the step's budget comes after it."""
+        budget = step.entry.budget
+        same = [other for other in self.steps if other.entry.budget == budget]
+        return same[-1] is step
+
+    def _choose_checked(self) -> Step | None:
+        """The attack to compare with controls: one along gradients, if there is one.
+
+        It is the first one of those, at its largest budget.
+        """
+        steps = [s for s in self.steps if s.entry.role == 'attack' and s.attack.eps]
+        if not steps:
+            return None
+        first = next((step for step in steps if step.sees_gradients), steps[0])
+        same = [step for step in steps if step.entry.label == first.entry.label]
+        return max(same, key=lambda step: step.attack.eps)
+
+    def _plan_controls(self) -> dict[str, Run]:
+        if self.checked is None:
+            return {}
+        attacks = controls(self.checked.attack, self.num_values)
+        if self.skip_fooled:  # to compare with, it must have run in full
+            attacks['attacked'] = self.checked.attack
+        runs = {}
+        for name, attack in attacks.items():
+            runs[name] = Run(f'control {name}', attack, self.num_checked)
+        return runs
+
+
+def build_attacks(attacks: Sequence[Mapping[str, Any] | Attack]) -> list[Attack]:
+    """Build attacks from their configs, one for each of a list of ``eps``."""
     built = []
     for attack in attacks:
         if isinstance(attack, Attack):
             built.append(attack)
             continue
-        budgets = attack.get('eps')
-        many = isinstance(budgets, list | tuple)
-        configs = [{**attack, 'eps': eps} for eps in budgets] if many else [attack]
-        built += [ATTACKS.build({**config, '_scope_': 'mmdiff'}) for config in configs]
+        eps = attack.get('eps')
+        budgets = eps if isinstance(eps, list | tuple) else [eps]
+        for budget in budgets:
+            config = {**attack, '_scope_': 'mmdiff'}
+            if 'eps' in attack:
+                config['eps'] = budget
+            built.append(ATTACKS.build(config))
     return built
 
 
-def make_entries(attacks: Sequence[Attack]) -> Iterator[dict]:
-    """What the report says of each attack, whatever it finds."""
-    names = []
+def make_steps(attacks: Sequence[Attack], num_images: int) -> list[Step]:
+    """Rows and runs of attacks; rows of the same label and budget get numbers."""
+    steps: list[Step] = []
+    labels: list[tuple] = []
     for attack in attacks:
-        entry = attack.threat_model()
-        role = 'control' if isinstance(attack, RandomNoise) else 'attack'
-        name = 'noise' if role == 'control' else entry['attack']
-        parts = name, entry.get('inner'), entry.get('objective')
-        label = '_'.join(filter(None, parts))
-        names.append((label, budget_of(entry)))
-        if (number := names.count(names[-1])) > 1:  # with other settings
-            label = f'{label}_{number}'
-        entry |= dict(attack=name, label=label, role=role, reasons=[])
-        yield dict(entry, key=key_of(entry))
+        entry = make_entry(attack)
+        label = entry.label, entry.budget
+        labels.append(label)
+        if (count := labels.count(label)) > 1:  # with other settings
+            entry.label = f'{entry.label}_{count}'
+        steps.append(Step(attack, entry, split_restarts(attack, entry.key, num_images)))
+    return steps
 
 
-def budget_of(entry: dict) -> tuple:
-    return entry['norm'], entry['eps']
+def make_entry(attack: Attack) -> Entry:
+    """What the report says of an attack, whatever it finds."""
+    settings = attack.threat_model()
+    kind = settings.pop('attack')
+    for name in ('eps', 'norm'):
+        del settings[name]
+    parts = [kind]
+    if settings.get('source') is not None:
+        parts.insert(0, 'transfer')
+    if settings.get('objective'):
+        parts.append(settings['objective'])
+    role = 'control' if isinstance(attack, RandomNoise) else 'attack'
+    return Entry(kind, '_'.join(parts), role, attack.budget, settings)
 
 
-def size_of(entry: dict) -> float:
-    """Of the budget; infinite without one."""
-    return math.inf if entry['eps'] is None else entry['eps']
-
-
-def is_inside(entry: dict, other: dict) -> bool:
-    """Whether what the first may do, the other may do as well."""
-    return entry['norm'] == other['norm'] and size_of(entry) <= size_of(other)
-
-
-def key_of(entry: dict) -> str:
-    """Prefix of an entry's metrics."""
-    norm = '' if entry['norm'] == 'linf' else f'_{entry["norm"]}'
-    where = '' if entry['eps'] is None else f'_eps{entry["eps"]:g}'
-    return f'{entry["label"]}{norm}{where}'
-
-
-def make_units(entry: dict, attack: Attack, images: int) -> list[Unit]:
-    """The restarts of an attack one by one: they find the same images as at once."""
-    count, key = getattr(attack, 'restarts', 1), entry['key']
+def split_restarts(attack: Attack, name: str, num_images: int) -> list[Run]:
+    """One run for each restart of an attack."""
+    count = getattr(attack, 'restarts', 1)
     if count == 1:
-        return [Unit(key, attack, images)]
-    offset = attack.restart_offset
-    return [
-        Unit(
-            f'{key} restart {k}',
-            variant(attack, restarts=1, restart_offset=offset + k),
-            images,
-        )
-        for k in range(count)
-    ]
+        return [Run(name, attack, num_images)]
+    runs = []
+    for number in range(count):
+        offset = attack.restart_offset + number
+        one = replace(attack, restarts=1, restart_offset=offset)
+        runs.append(Run(f'{name} restart {number}', one, num_images))
+    return runs
+
+
+def with_settings(attack: Attack, **changes: Any) -> Attack:
+    """Copy an attack with other settings, those of ``changes`` that it has."""
+    names = {field.name for field in fields(attack)}
+    return replace(attack, **{k: v for k, v in changes.items() if k in names})
+
+
+def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
+    """Attacks that one with a budget is compared with, by name.
+
+    Args:
+        attack: The attack to check. Gradient attacks get all controls, attacks from
+            another model only ``random_noise``, others ``random_noise`` and ``longer``.
+        num_values: Pixel values of an image, for the size of an L2 budget.
+    """
+    alike = {'norm': attack.norm, 'quantize': attack.quantize, 'seed': attack.seed}
+    made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
+    if getattr(attack, 'source', None) is not None:
+        return made  # more steps fit the source, not the victim
+    # Twice the steps; ten more if there are fewer, to find those that are too few.
+    steps = attack.steps + max(10, attack.steps)
+    size = getattr(attack, 'step_size', None)
+    constant = size is not None and 'step_size' in {f.name for f in fields(attack)}
+    longer = with_settings(attack, steps=steps, restarts=1)
+    if not isinstance(attack, GradientAttack):
+        return {**made, 'longer': longer}
+    large = max(attack.eps, LARGE * (1 if attack.norm == 'linf' else num_values**0.5))
+    larger = replace(longer, eps=large)
+    if constant:  # else the attack itself sees to its steps
+        longer = replace(longer, step_size=min(size, 2.5 * attack.eps / steps))
+        larger = replace(larger, step_size=2.5 * large / steps)
+    made.update(longer=longer, large=larger, square=_square(attack, alike))
+    return made
+
+
+def _square(attack: IterativeAttack, alike: Mapping[str, Any]) -> Square:
+    """Black-box search for the same objective, for the same time."""
+    return Square(
+        attack.eps,
+        steps=QUERIES_PER_STEP * attack.steps,
+        objective=attack.objective,
+        eot=attack.eot,
+        proposals=attack.proposals,
+        **alike,
+    )

@@ -1,46 +1,67 @@
 """Clean and under every attack, in one run that can be killed and resumed."""
 
+from __future__ import annotations
+
 import math
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
-from itertools import chain
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from mmdet.evaluation import VOCMetric
 from mmengine.dataset import pseudo_collate
-from mmengine.runner import TestLoop
+from mmengine.evaluator import Evaluator
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner, TestLoop
+from torch.utils.data import DataLoader
 
-from mmdiff.attacks import Attack, AttackStats, GradientAttack, GradientBlocked
-from mmdiff.utils.modules import unwrap
-from mmdiff.evaluation import draw_grid, main_metric, write_robustness
-from mmdiff.evaluation.robustness import PROTOCOLS
-from mmdiff.evaluation.sanity import (
+from mmdiff.attacks import Attack, Budget, GradientBlocked, oracle_of
+from mmdiff.evaluation.checks import (
+    check_clean,
     check_controls,
     check_entry,
+    check_members,
+    check_randomness,
     check_rows,
-    controls,
     count_differing,
-    name_of,
-    variant,
 )
+from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
+from mmdiff.evaluation.record import RunRecord
+from mmdiff.evaluation.results import PROTOCOLS, ModelCost, Results, RunSanity
+from mmdiff.evaluation.scoring import GroundTruth, scorer_type
+from mmdiff.evaluation.worst_case import strongest_restart, worst_case, worst_run
 from mmdiff.registry import LOOPS
+from mmdiff.utils.modules import device_of, unwrap
+from mmdiff.version import __version__
 
-from ..hooks.attack_hook import AttackHook
-from .robust_metrics import RobustMetrics
-from .robust_plan import (
-    Unit,
-    budget_of,
-    build_attacks,
-    is_inside,
-    key_of,
-    make_entries,
-    make_units,
-    size_of,
-)
-from .robust_record import RobustRecord
-from .robust_runs import RobustRuns
+from .. import gallery
+from ..ground_truth import ground_truth_scale
+from ..hooks import AttackHook
+from .cached_runs import CachedRuns
+from .robust_plan import RobustPlan, Step, build_attacks, with_settings
+from .test_images import TestImages
+
+
+NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
+
+
+@dataclass
+class Outcome:
+    """What one attack left.
+
+    Args:
+        step: The attack and its row.
+        runs: Record of each restart.
+        record: Of each image the restart of highest objective: what the row measures.
+        candidates: Main metric and record of all that the row counts.
+    """
+
+    step: Step
+    runs: list[RunRecord]
+    record: RunRecord
+    candidates: list[tuple[float, RunRecord]] = field(default_factory=list)
 
 
 @LOOPS.register_module()
@@ -49,10 +70,10 @@ class RobustTestLoop(TestLoop):
 
     The runner's own evaluator measures each attack; its metrics come back as
     ``clean/pascal_voc/mAP``, ``apgd_total_eps4/pascal_voc/mAP`` and so on. At each
-    budget with several attacks (or restarts), ``ensemble`` is the worst that they do
+    budget with several attacks (or restarts), ``worst_case`` is the worst that they do
     together, image by image and over the set, smaller budgets included (see
-    :meth:`RobustRecord.ensembles`), or one of them alone; its ``image_ap`` is the
-    lowest of each image.
+    :func:`mmdiff.evaluation.worst_case.worst_case`), or one of them alone; its
+    ``image_score`` is the mean of the lowest of each image.
 
     All that is found is kept, batch by batch, in ``work_dir/robust_state``, in a folder
     for this model, its weights, the dataset and the batch size. Killed at any moment
@@ -63,28 +84,29 @@ class RobustTestLoop(TestLoop):
 
     Args:
         runner: The runner.
-        dataloader: Of the test set, with ground truth; its images are taken in order.
-        evaluator: With a metric of boxes.
+        dataloader: Dataloader of the test set, with ground truth; its images are taken
+            in order.
+        evaluator: Evaluator with a metric of the model's task.
         attacks: Attacks or their configs, in which ``eps`` may be a list.
         fp16: Autocast the predictions, as mmengine's loop does.
-        skip_fooled: Images that an earlier attack within the budget brought to AP 0
-            keep those detections and are not attacked again: less work and the same
-            lowest AP of each image, but rows that count the rows above them, and an
-            ``ensemble`` that can be higher by what more false alarms would do.
+        skip_fooled: Images that an earlier attack within the budget brought to score 0
+            keep those predictions and are not attacked again: less work and the same
+            lowest score of each image, but rows that count the rows above them, and a
+            ``worst_case`` that can be higher by what more false alarms would do.
         fresh: Forget what was kept.
         out: File of the report; ``None`` is ``work_dir/robustness.json``.
-        name: Of the model in the report; ``None`` is its config's.
+        name: Name of the model in the report; ``None`` is its config's.
         protocol: ``'adaptive'``, or ``'paper'``: attacks as published, flaws included.
-        train_seconds: What training took, if known, for the report.
+        train_seconds: Time that training took, if known, for the report.
         sanity_images: Images, rounded up to whole batches, for the runs behind the
             checks: clean again, noise, more steps, a huge budget, black-box search.
         num_gallery: Images to show in the report.
         interval: Batches between two lines of progress.
 
     Raises:
-        ValueError: For an unknown protocol, or no images; on running, if there is no
-            ground truth or no metric of boxes, for an attack that does not fit the
-            detector, or under test-time augmentation.
+        ValueError: For an unknown protocol, no images, or no metric of the model's
+            task; on running, if there is no ground truth, for an attack that does not
+            fit the model, or under test-time augmentation.
 
     Example:
         >>> from mmengine.registry import LOOPS
@@ -94,9 +116,9 @@ class RobustTestLoop(TestLoop):
 
     def __init__(
         self,
-        runner,
-        dataloader,
-        evaluator,
+        runner: Runner,
+        dataloader: DataLoader | dict,
+        evaluator: Evaluator | dict | list,
         attacks: Sequence[dict | Attack],
         fp16: bool = False,
         skip_fooled: bool = False,
@@ -111,12 +133,12 @@ class RobustTestLoop(TestLoop):
     ) -> None:
         try:
             super().__init__(runner, dataloader, evaluator, fp16)
-        except ValueError as error:
-            if 'need at least one array' not in str(error):
-                raise
-            raise ValueError(  # mmengine packs a list of no images
-                'The test set has no images; check its ann_file, data_root and indices.'
-            ) from None
+        except ValueError:
+            if is_empty(dataloader):
+                raise ValueError(NO_IMAGES) from None
+            raise
+        if is_empty(self.dataloader):
+            raise ValueError(NO_IMAGES)
         if protocol not in PROTOCOLS:
             raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
         self.attacks = build_attacks(attacks)
@@ -127,217 +149,277 @@ class RobustTestLoop(TestLoop):
         self.name = name or Path(runner.cfg.filename or runner.cfg.model.type).stem
         self.train_seconds = train_seconds
         self.num_gallery = num_gallery
-        legacy = any(isinstance(m, VOCMetric) for m in self.evaluator.metrics)
-        self.runs = RobustRuns(runner, self.dataloader, fp16, interval, legacy)
-        self.images = self.runs.images
-        self.metrics = RobustMetrics(self.evaluator, self.runs)
+        self._connect(fp16, interval)
         # Whole batches: beside other images an image is padded otherwise.
-        few = math.ceil(sanity_images / self.runs.batch) * self.runs.batch
-        self.few = min(self.images, few)
-        self.report: dict = {}
+        size = self.images.batch_size
+        num_checked = math.ceil(sanity_images / size) * size
+        self.num_checked = min(len(self.images), num_checked)
+        self.results = Results(self.name, [])
+
+    def _connect(self, fp16: bool, interval: int) -> None:
+        """Build what knows the task: oracle, images, scorer, and the runs on them."""
+        dataset = self.dataloader.dataset
+        gt_scale = ground_truth_scale(dataset)
+        self.oracle = oracle_of(self.runner.model, gt_scale)
+        kind = scorer_type(self.oracle.task)
+        self.images = TestImages(self.dataloader, kind.lighten)
+        classes = dataset.metainfo.get('classes', ())
+        truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
+        self.scorer = kind(self.evaluator, truth)
+        self.runs = CachedRuns(
+            self.runner, self.images, self.oracle, self.scorer, fp16, interval
+        )
 
     def run(self) -> dict[str, float]:
-        """Run the plan; returns the metrics of all entries by prefix."""
+        """Run the plan; return the metrics of all rows by prefix."""
         self.runner.call_hook('before_test')
         self.runner.call_hook('before_test_epoch')
         self.runner.model.eval()
-        self._check()
+        batch = pseudo_collate([self.dataloader.dataset[0]])
+        self._check(batch)
         self.runs.open(self.fresh)
-        self.results: list[dict] = []
-        self.measured: list[tuple[dict, float, RobustRecord]] = []
-        self.more: dict = dict(complete=False)
+        self.plan = RobustPlan(
+            self.attacks,
+            len(self.images),
+            self.num_checked,
+            batch['inputs'][0].numel(),
+            self.skip_fooled,
+        )
         self._run_plan()
-        metrics = {
-            f'{entry["key"]}/{name}': value
-            for entry in self.results
-            for name, value in entry['metrics'].items()
-        }
+        metrics = {}
+        for entry in self.results.entries:
+            for name, value in entry.metrics.items():
+                metrics[f'{entry.key}/{name}'] = value
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
         return metrics
 
-    def _check(self) -> None:
+    def _check(self, batch: dict) -> None:
         """Fail now rather than after the clean run."""
-        self.metrics.check()
         hooks = [h for h in self.runner.hooks if isinstance(h, AttackHook)]
         if any('test' in hook.stages for hook in hooks):
             raise ValueError(
                 'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
             )
-        model = unwrap(self.runner.model)
-        batch = pseudo_collate([self.dataloader.dataset[0]])
-        self.values = batch['inputs'][0].numel()
-        if 'bboxes' not in batch['data_samples'][0].get('gt_instances', ()):
-            raise ValueError(
-                'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
-                'to the test pipeline, after Resize.'
-            )
+        self.scorer.check_sample(batch['data_samples'][0])
         for attack in self.attacks:
-            attack.gt_scale = self.runs.gt_scale
             # A step on an image: there may be an objective that the head cannot serve.
             with suppress(GradientBlocked):
-                variant(attack, steps=1, restarts=1, eot=1)(model, batch)
+                one = with_settings(attack, steps=1, restarts=1, eot=1)
+                one.run(self.oracle, batch)
 
     def _run_plan(self) -> None:
-        self.entries = list(make_entries(self.attacks))
-        # Small budgets first: what they find is within the larger ones too.
-        entries = sorted(zip(self.attacks, self.entries), key=lambda e: size_of(e[1]))
-        clean, again = Unit('clean', None, self.images), Unit('again', None, self.few)
-        units = {e['key']: make_units(e, a, self.images) for a, e in entries}
-        # The checks are about one attack, best along gradients, at its largest budget.
-        checked = [e for e in entries if e[1]['role'] == 'attack' and e[0].eps]
-        checked.sort(key=lambda e: not isinstance(e[0], GradientAttack))
-        checked = [e for e in checked if e[1]['label'] == checked[0][1]['label']]
-        checked = max(checked, key=lambda e: e[0].eps, default=(None, None))
-        extra = {} if checked[0] is None else controls(checked[0], self.values)
-        if extra and self.skip_fooled:  # to compare with, it must have run in full
-            extra['attacked'] = checked[0]
-        extra = {k: Unit(f'control {k}', run, self.few) for k, run in extra.items()}
-        self.runs.plan(
-            [clean, again, *(u for own in units.values() for u in own), *extra.values()]
+        plan = self.plan
+        self.results = self._describe()
+        self.outcomes: list[Outcome] = []
+        self.runs.expect(plan.runs)
+        self._run_clean()
+        again = self.runs.run(plan.again)
+        differing = count_differing(self.clean, again, self.scorer.differ)
+        for step in plan.steps:
+            step.entry.flags += check_randomness(
+                step.entry, differing, self.num_checked
+            )
+            self._run_attack(step)
+            if plan.ends_budget(step):
+                self._add_worst_case(step.entry.budget)
+        sanity = self._run_controls()
+        sanity.clean_runs_differ = differing
+        sanity.larger_canvas = self._count_on_larger_canvas()
+        self._compare_rows()
+        self.results.gallery = self._draw_gallery()
+        self.results.sanity, self.results.complete = sanity, True
+        self._write()
+
+    def _describe(self) -> Results:
+        """What the report says whatever is found."""
+        cfg, model = self.runner.cfg, unwrap(self.runner.model)
+        dataset = cfg.test_dataloader.dataset
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return Results(
+            self.name,
+            [],
+            protocol=self.protocol,
+            task=self.oracle.task,
+            config=str(cfg.filename),
+            checkpoint=str(self.runner._load_from or ''),
+            dataset={
+                'type': dataset.type,
+                'ann_file': dataset.get('ann_file', ''),
+                'data_root': dataset.get('data_root', ''),
+                'indices': dataset.get('indices'),
+            },
+            versions=versions(),
+            device=device_of(model).type,
+            cost=ModelCost(trained, self.train_seconds),
         )
-        first = self.runs.run(clean)
-        names = dict.fromkeys(('attack', 'label', 'role', 'key'), 'clean')
-        self._add(dict(names, reasons=[]), [first])
-        if main_metric(self.results[0]) == 0:
-            self.results[0]['reasons'].append('clean mAP is 0: nothing can be lost')
-        differing = count_differing(first, self.runs.run(again))
-        met: list[tuple[dict, list[RobustRecord]]] = []
-        for _, entry in entries:
-            skip = self.skip_fooled and entry['role'] == 'attack'
-            inside = [runs for e, runs in met if is_inside(e, entry)]
-            entry['cumulative'] = skip and bool(inside)
-            before, found = [first, *chain.from_iterable(inside)], []
-            for unit in units[entry['key']]:
-                found.append(self.runs.run(unit, [*before, *found], skip))
-            if differing and entry['role'] == 'attack' and entry.get('eot', 1) == 1:
-                cure = 'set eot' if 'eot' in entry else 'and it has no eot to set'
-                entry['reasons'].append(
-                    f'{name_of(entry)} averaged over 1 pass, but two clean runs differ '
-                    f'on {differing} of {self.few} images: randomised, {cure}'
-                )
-            record = self._add(entry, found)
-            if entry is checked[1]:
-                attacked = record
-            if entry['role'] == 'attack':
-                met.append((entry, found))
-                before += found
-            same = [e['key'] for _, e in entries if budget_of(e) == budget_of(entry)]
-            own = [
-                r for e, runs in met if budget_of(e) == budget_of(entry) for r in runs
-            ]
-            if entry['key'] == same[-1] and len(own) > 1:
-                self._add_ensemble(entry, before)
-        sanity = dict(images=self.few, clean_runs_differ=differing)
-        sanity['larger_canvas'] = larger = self.runs.count_on_larger_canvas()
-        if larger:
+
+    def _run_clean(self) -> None:
+        entry = Entry.clean()
+        self.clean = self.runs.run(self.plan.clean)
+        self._measure(entry, self.clean)
+        entry.flags += check_clean(entry)
+        self._add(entry)
+
+    def _run_attack(self, step: Step) -> None:
+        """Run an attack's restarts; its row is what the best of them leave."""
+        entry = step.entry
+        inside = [run for o in self._within(entry.budget) for run in o.runs]
+        skip = self.skip_fooled and entry.role == 'attack'
+        entry.cumulative = skip and bool(inside)
+        runs: list[RunRecord] = []
+        for run in step.runs:
+            before = [self.clean, *inside, *runs]
+            runs.append(self.runs.run(run, before, skip))
+        outcome = Outcome(step, runs, strongest_restart(runs))
+        outcome.candidates = [(self._measure(entry, outcome.record), outcome.record)]
+        if len(runs) > 1:
+            worst = worst_run(runs)
+            entry.metrics_worst_restart = self._metrics(worst)
+            outcome.candidates.append((entry.worst_restart, worst))
+        self._account(entry, outcome)
+        self.outcomes.append(outcome)
+        self._add(entry)
+
+    def _within(self, budget: Budget) -> list[Outcome]:
+        """Attacks so far that may do no more than the budget allows."""
+        outcomes = [o for o in self.outcomes if o.step.entry.role == 'attack']
+        return [o for o in outcomes if o.step.entry.budget in budget]
+
+    def _metrics(self, record: RunRecord) -> dict[str, float]:
+        return self.scorer.measure(record, self.runs.rank, self.runs.world)
+
+    def _measure(self, entry: Entry, record: RunRecord) -> float:
+        """Fill a row with what a record is worth; return its main metric."""
+        entry.num_images = len(self.images)
+        entry.metrics = self._metrics(record)
+        entry.image_score = float(record.score.mean())
+        if self.runs.rank == 0:
+            entry.per_class = self.scorer.per_class(record)
+        entry.cost = Cost(
+            seconds=round(record.seconds, 2),
+            grad_evals=record.stats.grad_evals,
+            queries=record.stats.queries,
+            peak_mem=record.peak_mem,
+        )
+        return entry.value
+
+    def _account(self, entry: Entry, outcome: Outcome) -> None:
+        """Fill a row with what the attack did, and check it."""
+        record, ends = outcome.record, None
+        losses = np.stack([run.loss for run in outcome.runs])
+        start, count = record.objective_start(), int(np.isfinite(losses).sum())
+        if start is not None and count:  # means before and after the attack
+            ends = start / count, float(np.nansum(losses) / count)
+        eot = entry.eot or 1
+        entry.sanity = Sanity.of(record.stats, record.blocked, ends, eot)
+        entry.flags += check_entry(entry, self.results.clean)
+
+    def _add(self, entry: Entry) -> None:
+        self.results.entries.append(entry)
+        self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
+        self._write()
+
+    def _add_worst_case(self, budget: Budget) -> None:
+        """The worst of no attack and all attacks within one budget."""
+        inside = self._within(budget)
+        here = [o for o in inside if o.step.entry.budget == budget]
+        if sum(len(outcome.runs) for outcome in here) < 2:
+            return
+        runs = [self.clean, *(run for outcome in inside for run in outcome.runs)]
+        record = worst_case(
+            runs,
+            np.array([self.scorer.margins(run) for run in runs]),
+            self.scorer.mean_per_class,
+            lambda together: main_metric(self._metrics(together)),
+            [pair for outcome in inside for pair in outcome.candidates],
+        )
+        entry = Entry.worst_case(budget, [o.step.entry.key for o in here])
+        self._measure(entry, record)
+        lowest = np.stack([run.score for run in runs]).min(0)
+        entry.image_score = float(lowest.mean())
+        self._add(entry)
+
+    def _count_on_larger_canvas(self) -> int:
+        count = self.images.count_on_larger_canvas(self.runner.model)
+        if count:
             self.runner.logger.warning(
-                f'{larger} of {self.images} images pad to less than their batch: they '
-                'are predicted on a larger canvas than they are attacked on. With '
+                f'{count} of {len(self.images)} images pad to less than their batch: '
+                'they are predicted on a larger canvas than they are attacked on. With '
                 'test_dataloader.batch_size=1 both are the same.'
             )
-        if checked[1] is not None:
-            if checked[1]['sanity']['blocked']:  # no gradient there either
-                extra = dict(noise=extra['noise'])
-            figures = {k: self.runs.run(unit, [first]) for k, unit in extra.items()}
-            name = name_of(checked[1])
-            attacked = figures.pop('attacked', attacked)
-            told, reasons = check_controls(name, first, attacked, figures)
-            checked[1]['reasons'] += reasons
-            sanity |= told
-        for budget in {budget_of(entry) for entry in self.entries}:
-            own = [entry for entry in self.entries if budget_of(entry) == budget]
-            check_rows(own, self.results[0])
-        rows = {entry['key']: entry for entry in self.results}
-        for entry in (row for row in rows.values() if row['role'] == 'ensemble'):
-            if all(rows[key]['reasons'] for key in entry['members']):
-                entry['reasons'].append(
-                    f'{name_of(entry)}: all its attacks are flagged'
-                )
-        gallery = self._draw_gallery(entries)
-        self.more = dict(complete=True, sanity=sanity, gallery=gallery)
-        self._write()
+        return count
 
-    def _add(self, entry: dict, runs: list[RobustRecord]) -> RobustRecord:
-        """Measure an entry, of each image the run of highest objective; write it."""
-        losses = np.stack([run.loss for run in runs])
-        best = np.nan_to_num(losses, nan=-np.inf).argmax(0)
-        record = RobustRecord.choose(runs, best)
-        entry |= dict(num_images=self.images, metrics=self.metrics.measure(record))
-        self.measured.append((entry, main_metric(entry), record))
-        if len(runs) > 1:
-            worst = RobustRecord.worst(runs)
-            entry['metrics_worst_case'] = found = self.metrics.measure(worst)
-            self.measured.append((entry, main_metric(dict(metrics=found)), worst))
-        entry['image_ap'] = float(record.ap.mean())
-        if self.runs.rank == 0:
-            entry['per_class'] = self.metrics.per_class(record)
-        stats = asdict(record.stats)
-        cost = {k: stats.pop(k) for k in ('grad_evals', 'queries')}
-        cost |= dict(seconds=round(record.seconds, 2), peak_mem=record.peak_mem)
-        entry['cost'] = cost
-        if entry['role'] in ('attack', 'control'):
-            steps, count = stats['losses'], np.isfinite(losses).sum()
-            ends = None
-            if steps and count:  # means before and after the attack
-                ends = steps[min(steps)] / count, float(np.nansum(losses) / count)
-            more = dict(blocked=record.blocked, objective_ends=ends)
-            entry['sanity'] = {**stats, **more}
-            entry['reasons'] += check_entry(entry, self.results[0])
-        self.results.append(entry)
-        self.runner.logger.info(f'{entry["key"]}: mAP {main_metric(entry):.4f}')
-        self._write()
-        return record
+    def _run_controls(self) -> RunSanity:
+        """Compare one attack with its controls."""
+        step, runs = self.plan.checked, dict(self.plan.controls)
+        if step is None:
+            return RunSanity(self.num_checked)
+        if step.entry.sanity.blocked:  # no gradient there either
+            runs = {'random_noise': runs['random_noise']}
+        records = {name: self.runs.run(run, [self.clean]) for name, run in runs.items()}
+        outcome = next(o for o in self.outcomes if o.step is step)
+        attacked = records.pop('attacked', outcome.record)
+        sanity, flags = check_controls(
+            step.entry, self.clean, attacked, records, self.scorer.score_name
+        )
+        step.entry.flags += flags
+        return sanity
 
-    def _add_ensemble(self, last: dict, runs: list[RobustRecord]) -> None:
-        """The worst of no attack and all attacks within one budget."""
-        rows = [r for r in self.results[1:] if budget_of(r) == budget_of(last)]
-        rows = [r for r in rows if r['role'] == 'attack']
-        entry = dict(attack='ensemble', label='ensemble', role='ensemble', reasons=[])
-        entry |= dict(norm=last['norm'], eps=last['eps'])
-        entry |= dict(key=key_of(entry), members=[row['key'] for row in rows])
-        margins = np.array([self.metrics.margins(run) for run in runs])
-        ways = RobustRecord.ensembles(runs, margins)
-        way = min(ways, key=self.metrics.mean_ap)
-        mean_ap = main_metric(dict(metrics=self.metrics.measure(way)))
-        # The metric may count otherwise than that choice did (COCO), and one attack
-        # may do more to the images that another brought to AP 0.
-        found = [(mean_ap, way)] + [
-            (value, record)
-            for row, value, record in self.measured
-            if row['role'] == 'attack' and is_inside(row, last)
-        ]
-        record = min(found, key=lambda pair: pair[0])[1]
-        # What it cost is counted in its members.
-        self._add(entry, [replace(record, stats=AttackStats(), seconds=0.0)])
-        entry['image_ap'] = float(np.stack([run.ap for run in runs]).min(0).mean())
+    def _compare_rows(self) -> None:
+        """Compare the rows of each budget with each other."""
+        results = self.results
+        for budget in dict.fromkeys(step.entry.budget for step in self.plan.steps):
+            rows = [s.entry for s in self.plan.in_order if s.entry.budget == budget]
+            check_rows(rows, results.clean, self.scorer.score_name)
+        for entry in results.entries:
+            if entry.role == 'worst_case':
+                entry.flags += check_members(entry, results.entries)
 
-    def _draw_gallery(self, entries: list) -> list[dict]:
+    def _draw_gallery(self) -> list[dict[str, Any]]:
         """Clean image, attacked image and change, under the strongest attack."""
-        shown = [e for e in entries if e[1]['role'] == 'attack']
-        shown = [e for e in shown if not e[1]['sanity']['blocked']]
-        if not shown or self.runs.rank != 0:
+        steps = [s for s in self.plan.in_order if s.entry.role == 'attack']
+        steps = [step for step in steps if not step.entry.sanity.blocked]
+        drawable = self.oracle.task in gallery.TASKS
+        if not steps or not drawable or self.runs.rank != 0:
             return []
-        attack, entry = min(shown, key=lambda e: main_metric(e[1]))
+        step = min(steps, key=lambda s: s.entry.value)
+        entry = step.entry
         folder = self.out.with_name(f'{self.out.stem}_gallery')
-        folder.mkdir(exist_ok=True)
         pictures = []
-        for i in range(min(self.num_gallery, self.images)):
-            file = folder / f'{entry["key"]}_{i}.png'
-            draw_grid(file, {self.name: self.runner}, attack, [i])
-            image_id = self.runs.sample(i).metainfo.get('img_id', i)
-            picture = dict(image_id=image_id, attack=entry['label'], eps=entry['eps'])
-            pictures.append(dict(picture, file=f'{folder.name}/{file.name}'))
+        for i in range(min(self.num_gallery, len(self.images))):
+            file = folder / f'{entry.key}_{i}.png'
+            gallery.draw_grid(file, {self.name: self.runner}, step.attack, [i])
+            pictures.append(
+                {
+                    'image_id': self.images.sample(i).metainfo.get('img_id', i),
+                    'attack': entry.label,
+                    'eps': entry.eps,
+                    'file': f'{folder.name}/{file.name}',
+                }
+            )
         return pictures
 
     def _write(self) -> None:
         if self.runs.rank == 0:
-            runner = self.runner
-            parameters = unwrap(runner.model).parameters()
-            trained = sum(p.numel() for p in parameters if p.requires_grad)
-            cost = dict(trainable_params=trained, train_seconds=self.train_seconds)
-            more = dict(name=self.name, protocol=self.protocol, cost=cost, **self.more)
-            weights = runner._load_from or ''
-            self.report = write_robustness(
-                self.out, runner.cfg, weights, self.results, **more
-            )
+            self.results.write(self.out)
+
+
+def is_empty(dataloader: DataLoader | dict) -> bool:
+    """Whether a test set has no images; it may be one that cannot be built for that."""
+    dataset = dataloader['dataset'] if isinstance(dataloader, dict) else None
+    if dataset is None:
+        return len(dataloader.dataset) == 0
+    if isinstance(dataset, dict):
+        # mmengine packs the annotations of a dataset, and cannot pack none.
+        dataset = DATASETS.build({**dataset, 'serialize_data': False})
+    return len(dataset) == 0
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages in use that numbers may depend on."""
+    found = {'mmdiff': __version__}
+    for name in ('mmdet', 'mmpretrain', 'mmcv', 'mmengine', 'torch', 'diffusers'):
+        if name in sys.modules:
+            found[name] = sys.modules[name].__version__
+    return found

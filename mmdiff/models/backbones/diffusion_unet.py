@@ -1,8 +1,11 @@
 """A frozen diffusion U-Net as the backbone of any mm model."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -26,7 +29,7 @@ class DiffusionUNet(BaseModule):
     Args:
         model: A prior (``mmdiff::NAME``, folder, hub id, or a ``UNet2DModel`` config
             for random weights), or the arguments of ``DiffusionModel.from_pretrained``
-            as a dict with ``source``.
+            as a dict with ``source``: ``dict(source=..., cache_dir=..., dtype=...)``.
         timestep: DDPM timestep of a prior trained with timesteps.
         sigma: Noise level of a prior trained with sigmas (EDM).
         out_indices: Tap names (``'up.1'``), or indices into ``feature_info``.
@@ -34,10 +37,9 @@ class DiffusionUNet(BaseModule):
             every image and batch size. ``'fresh'``: drawn anew in every pass; attack it
             with ``eot`` above 1. ``'none'``: ``alpha_t x`` alone.
         noise_seed: Seed of the fixed noise.
-        num_noise: Features are averaged over so many noises.
+        num_noise: Number of noises that the features are averaged over.
         frozen: ``False`` trains the U-Net along (its dropout is then active).
-        condition: Class of a class-conditional prior.
-        cache_dir: Where hub files are kept.
+        condition: The class that is asked of a class-conditional prior.
         with_cp: Checkpoint activations: less memory, more time.
         save_frozen: Keep frozen weights in checkpoints. By default they are left out if
             they were loaded from somewhere; a fingerprint is kept, and compared on
@@ -45,8 +47,8 @@ class DiffusionUNet(BaseModule):
         init_cfg: As in mmengine, for checkpoints of mm models.
 
     Raises:
-        ValueError: For an unknown tap, both or neither of ``timestep`` and ``sigma``,
-            the one that the prior does not have, an unknown noise.
+        ValueError: If a tap or the noise is unknown, or of ``timestep`` and ``sigma``
+            anything is given but the one that the prior has.
 
     Example:
         >>> source = dict(type='UNet2DModel', block_out_channels=(4, 8),
@@ -55,11 +57,13 @@ class DiffusionUNet(BaseModule):
         >>> self = DiffusionUNet(source, timestep=10, out_indices=('mid', 'up.1'))
         >>> [tuple(f.shape) for f in self(torch.zeros(1, 3, 32, 32))]
         [(1, 4, 32, 32), (1, 8, 16, 16)]
+        >>> self.out_channels, self.out_strides
+        ([4, 8], [1, 2])
     """
 
     def __init__(
         self,
-        model: str | dict,
+        model: str | Path | dict,
         timestep: int | None = None,
         sigma: float | None = None,
         out_indices: Sequence[str | int] | str | int = (-1,),
@@ -68,26 +72,33 @@ class DiffusionUNet(BaseModule):
         num_noise: int = 1,
         frozen: bool = True,
         condition: int | None = None,
-        cache_dir: str | None = None,
         with_cp: bool = False,
         save_frozen: bool | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if noise not in NOISES:
-            raise ValueError(f'noise={noise!r} is unknown; choose one of {NOISES}.')
-        if num_noise < 1 or (noise == 'none' and num_noise > 1):
-            raise ValueError(
-                f'num_noise={num_noise} with noise={noise!r} makes no sense; average '
-                "at least one noise, and exactly one (of none) with noise='none'."
-            )
-        args = (
-            model
-            if isinstance(model, dict) and 'source' in model
-            else {'source': model}
-        )
-        self.model = DiffusionModel.from_pretrained(cache_dir=cache_dir, **args)
+        self._check_noise(noise, num_noise)
+        self.noise, self.noise_seed, self.num_noise = noise, noise_seed, num_noise
+        self.condition = condition
+        self.frozen = frozen
+        if not (isinstance(model, dict) and 'source' in model):
+            model = {'source': model}
+        self.model = DiffusionModel.from_pretrained(**model)
         time = self._check_time(timestep, sigma)
+        self.register_buffer('time', torch.tensor(time), persistent=False)
+        self._set_taps(out_indices)
+        if with_cp:
+            self.model.enable_gradient_checkpointing()
+        if frozen:
+            self.model.requires_grad_(False)
+        random_weights = isinstance(model['source'], dict) or bool(
+            model.get('random_weights')
+        )
+        self._leave_weights_out(random_weights if save_frozen is None else save_frozen)
+        self.train(self.training)
+
+    def _set_taps(self, out_indices: Sequence[str | int] | str | int) -> None:
+        """Choose the taps and log what a neck needs to know of them."""
         if isinstance(out_indices, (str, int)):
             out_indices = (out_indices,)
         # Low stride first, as mmdet's necks expect; of equal strides, as given.
@@ -96,26 +107,45 @@ class DiffusionUNet(BaseModule):
         )
         self.feature_info = self.model.feature_info
         self.model.truncate([info.name for info in self.out_taps])
-        self.register_buffer('time', torch.tensor(time), persistent=False)
-        self.noise = noise
-        self.noise_seed = noise_seed
-        self.num_noise = num_noise
-        self.condition = condition
-        self.frozen = frozen
-        if with_cp:
-            self.model.enable_gradient_checkpointing()
-        if frozen:
-            self.model.requires_grad_(False)
-        random_weights = isinstance(args['source'], dict) or args.get('random_weights')
-        self.save_frozen = random_weights if save_frozen is None else save_frozen
+        names = ', '.join(info.name for info in self.out_taps)
+        print_log(
+            f'DiffusionUNet gives the taps {names}; what fits them is '
+            f'neck=dict(in_channels={self.out_channels}, '
+            f'in_strides={self.out_strides})',
+            logger='current',
+        )
+
+    def _leave_weights_out(self, save_frozen: bool) -> None:
+        """Put a fingerprint in the place of frozen weights in checkpoints."""
+        self.save_frozen = save_frozen
         if self.leaves_weights_out:
             self.register_buffer('fingerprint', self._fingerprint())
         self._register_state_dict_hook(_drop_frozen)
         self._loading_prefix = ''
         self.register_load_state_dict_post_hook(_forgive_frozen)
-        self.train(self.training)
+
+    @property
+    def out_channels(self) -> list[int]:
+        """Channels of each output: a neck's ``in_channels``."""
+        return [info.channels for info in self.out_taps]
+
+    @property
+    def out_strides(self) -> list[int]:
+        """Stride of each output: a neck's ``in_strides``."""
+        return [info.stride for info in self.out_taps]
+
+    @staticmethod
+    def _check_noise(noise: str, num_noise: int) -> None:
+        if noise not in NOISES:
+            raise ValueError(f'noise={noise!r} is unknown; choose one of {NOISES}.')
+        if num_noise < 1 or (noise == 'none' and num_noise > 1):
+            raise ValueError(
+                f'num_noise={num_noise} with noise={noise!r} makes no sense; average '
+                "at least one noise, and exactly one (of none) with noise='none'."
+            )
 
     def _check_time(self, timestep: int | None, sigma: float | None) -> int | float:
+        """Return the one of the two that the prior has."""
         unit, (low, high) = self.model.time_unit, self.model.time_range
         given = {'timestep': timestep, 'sigma': sigma}
         time = given.pop(unit)
@@ -137,7 +167,7 @@ class DiffusionUNet(BaseModule):
         return self.frozen and not self.save_frozen
 
     def _fingerprint(self) -> Tensor:
-        """SHA-256 of the prior's weights, (32,) uint8."""
+        """Return the SHA-256 of the prior's weights, (32,) uint8."""
         return torch.tensor(list(self.model.fingerprint()), dtype=torch.uint8)
 
     def init_weights(self) -> None:
@@ -147,14 +177,17 @@ class DiffusionUNet(BaseModule):
             self.fingerprint.copy_(self._fingerprint())
 
     def train(self, mode: bool = True) -> 'DiffusionUNet':
-        """A frozen prior stays in eval mode."""
+        """Set the mode; a frozen prior stays in eval mode."""
         super().train(mode)
         if self.frozen:
             self.model.eval()
         return self
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Images (N, 3, H, W) in [-1, 1] -> features, low stride first.
+        """Extract the features of images, low stride first.
+
+        Args:
+            x: Images, (N, 3, H, W) in [-1, 1].
 
         Raises:
             ValueError: If H or W do not divide by the total stride.
@@ -174,6 +207,7 @@ class DiffusionUNet(BaseModule):
         return tuple(value / self.num_noise for value in sums)
 
     def _draw(self, x: Tensor, k: int) -> Tensor:
+        """Draw the noise number ``k`` for ``x``."""
         if self.noise == 'none':
             return torch.zeros_like(x)
         if self.noise == 'fresh':
@@ -181,7 +215,9 @@ class DiffusionUNet(BaseModule):
         # Room for 65,536 noises before two seeds share one.
         return fixed_noise(x.shape[1:], (self.noise_seed << 16) + k).to(x)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs) -> None:
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, *args, **kwargs
+    ) -> None:
         key = f'{prefix}fingerprint'
         self._loading_prefix = prefix
         if self.leaves_weights_out and key in state_dict:
@@ -193,15 +229,17 @@ class DiffusionUNet(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
 
-def _drop_frozen(module: nn.Module, state_dict: dict, prefix: str, _meta) -> None:
+def _drop_frozen(
+    module: nn.Module, state_dict: dict, prefix: str, _metadata: dict
+) -> None:
     """State-dict hook: leave the frozen U-Net out."""
     if module.leaves_weights_out:
         for key in [k for k in state_dict if k.startswith(f'{prefix}model.')]:
             del state_dict[key]
 
 
-def _forgive_frozen(module: nn.Module, incompatible) -> None:
-    """Load hook: what was left out on purpose is not missing."""
+def _forgive_frozen(module: nn.Module, incompatible: NamedTuple) -> None:
+    """Load hook: do not call missing what was left out on purpose."""
     if module.leaves_weights_out:
         left_out = f'{module._loading_prefix}model.'
         incompatible.missing_keys[:] = [

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmdet.models.necks import FPN
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -15,17 +16,20 @@ from mmdiff.registry import MODELS
 class DiffusionFPN(BaseModule):
     """Project taps, merge them by stride, resample, then mmdet's FPN.
 
-    Each tap gets a 1x1 convolution and GroupNorm and is added to the level of its
+    Each tap gets a 1x1 convolution and a norm and is added to the level of its
     stride (or the nearest one); levels without a tap are resampled from the nearest
     that has one (average pooling down, bilinear up). Strides beyond the coarsest tap
     are the FPN's extra levels.
 
     Args:
-        in_channels: Channels of each tap (``feature_info``).
-        in_strides: Stride of each tap.
+        in_channels: Channels of each tap (``DiffusionUNet.out_channels``).
+        in_strides: Stride of each tap (``DiffusionUNet.out_strides``).
         out_channels: Channels of every level.
         out_strides: Strides of the levels, each twice the one before.
-        **fpn_kwargs: Go to mmdet's ``FPN`` (``add_extra_convs``, ``norm_cfg``, ...).
+        norm_cfg: Norm of all layers, those of the FPN included. ``None`` is GroupNorm
+            after the projections and none in the FPN.
+        init_cfg: As in mmengine.
+        **fpn_kwargs: Go to mmdet's ``FPN`` (``add_extra_convs``, ``act_cfg``, ...).
 
     Raises:
         ValueError: If channels and strides do not match, or ``out_strides`` do not
@@ -45,25 +49,20 @@ class DiffusionFPN(BaseModule):
         in_strides: Sequence[int],
         out_channels: int = 256,
         out_strides: Sequence[int] = (4, 8, 16, 32, 64),
+        norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
         **fpn_kwargs,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        if len(in_channels) != len(in_strides) or not in_channels:
-            raise ValueError(
-                f'in_channels={list(in_channels)} and in_strides={list(in_strides)} '
-                'must name the same taps, at least one: copy both from feature_info.'
-            )
-        if any(b != 2 * a for a, b in zip(out_strides, out_strides[1:])):
-            raise ValueError(
-                f'out_strides={list(out_strides)} must double from level to level, as '
-                '(4, 8, 16, 32).'
-            )
+        _check_levels(in_channels, in_strides, out_strides)
         self.in_strides = list(in_strides)
+        projection_norm = norm_cfg or dict(
+            type='GN', num_groups=math.gcd(32, out_channels)
+        )
         self.projections = nn.ModuleList(
             nn.Sequential(
                 nn.Conv2d(channels, out_channels, 1),
-                nn.GroupNorm(math.gcd(32, out_channels), out_channels),
+                build_norm_layer(projection_norm, out_channels)[1],
             )
             for channels in in_channels
         )
@@ -74,11 +73,15 @@ class DiffusionFPN(BaseModule):
             in_channels=[out_channels] * len(self.base_strides),
             out_channels=out_channels,
             num_outs=len(out_strides),
+            norm_cfg=norm_cfg,
             **fpn_kwargs,
         )
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Taps (N, C_i, H / s_i, W / s_i) -> levels (N, out_channels, H / s, W / s).
+        """Turn taps into levels, (N, out_channels, H / s, W / s) for every stride s.
+
+        Args:
+            inputs: Taps, (N, C_i, H / s_i, W / s_i) of the stride s_i.
 
         Raises:
             ValueError: If the number of inputs is not that of the taps.
@@ -104,13 +107,29 @@ class DiffusionFPN(BaseModule):
         )
 
 
+def _check_levels(
+    in_channels: Sequence[int], in_strides: Sequence[int], out_strides: Sequence[int]
+) -> None:
+    if len(in_channels) != len(in_strides) or not in_channels:
+        raise ValueError(
+            f'in_channels={list(in_channels)} and in_strides={list(in_strides)} must '
+            'name the same taps, at least one: copy out_channels and out_strides of '
+            'the backbone (DiffusionUNet logs them).'
+        )
+    if any(b != 2 * a for a, b in zip(out_strides, out_strides[1:])):
+        raise ValueError(
+            f'out_strides={list(out_strides)} must double from level to level, as '
+            '(4, 8, 16, 32).'
+        )
+
+
 def _nearest(stride: int, strides: Sequence[int]) -> int:
-    """The nearest stride in octaves; of two, the finer one."""
+    """Return the nearest stride in octaves; of two, the finer one."""
     return min(strides, key=lambda s: (abs(math.log2(s / stride)), s))
 
 
 def _resample(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Average pooling to a smaller size, bilinear interpolation to a larger one."""
+    """Pool to a smaller size, or interpolate bilinearly to a larger one."""
     if tuple(x.shape[-2:]) == size:
         return x
     if x.shape[-2] > size[0]:

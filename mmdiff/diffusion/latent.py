@@ -1,0 +1,205 @@
+"""A latent diffusion prior: Stable Diffusion 1.x and 2.x."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch import Tensor
+
+from .features import FeatureInfo
+from .noise import fixed_noise
+from .prompts import PromptEmbedder, draw_embedding
+from .timesteps import TimestepDiffusionModel
+from .weights import save_network
+
+# Seed of the posterior's noise; the noises of DiffusionUNet have the seeds from 0 on.
+LATENT_SEED = -1
+# What other U-Nets are conditioned on, beyond time and text.
+OTHER_CONDITIONS = (
+    'addition_embed_type',
+    'class_embed_type',
+    'num_class_embeds',
+    'encoder_hid_dim_type',
+)
+
+
+class LatentDiffusionModel(TimestepDiffusionModel):
+    """U-Net on the latents of a VAE, under one prompt (Rombach et al. 2022).
+
+    Images are RGB in [-1, 1]; what noise is added to are their latents,
+    ``scaling_factor * (z - shift_factor)`` with z from the VAE's posterior. The strides
+    of taps count the VAE's. Gradients flow through the VAE to the image; its weights
+    are never trained. The text encoder is not kept: a prompt is embedded once.
+
+    Args:
+        unet: The denoiser, conditioned on time and text alone.
+        scheduler: Holder of alpha_bar and of the kind of prediction.
+        vae: The autoencoder.
+        text: Embeds the prompt; ``None`` draws a random embedding seeded by it.
+        prompt: What the U-Net is told.
+        latent: ``'mean'`` of the VAE's posterior, or a ``'sample'`` of it with noise
+            that depends on the position alone.
+
+    Raises:
+        ValueError: If the U-Net needs more than time and text (SDXL), or the parts do
+            not fit each other.
+        TypeError: If ``prompt`` is not one string.
+
+    Example:
+        >>> import torch
+        >>> from mmdiff.diffusion import DiffusionModel
+        >>> unet = dict(block_out_channels=(4, 8), norm_num_groups=2,
+        ...     down_block_types=('CrossAttnDownBlock2D', 'DownBlock2D'),
+        ...     up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D'),
+        ...     attention_head_dim=2, cross_attention_dim=8)
+        >>> vae = dict(block_out_channels=(4, 4), norm_num_groups=2,
+        ...     down_block_types=('DownEncoderBlock2D',) * 2,
+        ...     up_block_types=('UpDecoderBlock2D',) * 2)
+        >>> source = dict(type='LatentDiffusion', unet=unet, vae=vae)
+        >>> model = DiffusionModel.from_pretrained(source)
+        >>> latents = model.encode(torch.zeros(1, 3, 32, 32))
+        >>> {k: tuple(v.shape) for k, v in model.features(latents, 1, ['mid']).items()}
+        {'mid': (1, 8, 8, 8)}
+    """
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        scheduler: DDPMScheduler,
+        vae: AutoencoderKL,
+        text: PromptEmbedder | None = None,
+        prompt: str = '',
+        latent: str = 'mean',
+    ) -> None:
+        check_conditions(unet.config)
+        check_latents(unet, vae)
+        if latent not in ('mean', 'sample'):
+            raise ValueError(f"latent={latent!r} is unknown; take 'mean' or 'sample'.")
+        if not isinstance(prompt, str):
+            raise TypeError(f'prompt must be one string, not {prompt!r}.')
+        encoder_stride = 2 ** (len(vae.config.block_out_channels) - 1)
+        super().__init__(unet, scheduler, input_stride=encoder_stride)
+        self.encoder_stride = encoder_stride
+        self.vae = vae.requires_grad_(False)
+        self.scale = vae.config.scaling_factor
+        self.shift = vae.config.get('shift_factor') or 0.0
+        self.latent = latent
+        self._set_prompt(prompt, text)
+
+    def _set_prompt(self, prompt: str, text: PromptEmbedder | None) -> None:
+        width = self.unet.config.cross_attention_dim
+        embedding = text.embed(prompt) if text else draw_embedding(prompt, width)
+        if embedding.shape[-1] != width:
+            raise ValueError(
+                f'The text encoder gives {embedding.shape[-1]} channels, the U-Net '
+                f'takes {width}; they are of different priors.'
+            )
+        self.prompt = prompt
+        self.register_buffer('prompt_embeds', embedding, persistent=False)
+        # For checkpoints: an embedding's last bits differ from machine to machine.
+        key = list(hashlib.sha256(prompt.encode()).digest())
+        self.register_buffer('prompt_key', torch.tensor(key, dtype=torch.uint8))
+
+    @property
+    def noise_channels(self) -> int:
+        return self.unet.config.in_channels
+
+    def enable_gradient_checkpointing(self) -> None:
+        """Keep no activations inside blocks of U-Net and VAE."""
+        super().enable_gradient_checkpointing()
+        self.vae.enable_gradient_checkpointing()
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Encode images (N, 3, H, W) in [-1, 1]; SD's latents are (N, 4, H/8, W/8)."""
+        self.check_size(*x.shape[-2:])
+        posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
+        z = posterior.mean.to(x.dtype)
+        if self.latent == 'sample':
+            noise = fixed_noise(z.shape[1:], LATENT_SEED).to(z)
+            z = z + posterior.std.to(x.dtype) * noise
+        return self.scale * (z - self.shift)
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """Decode latents to images, (N, 3, H, W), about in [-1, 1]."""
+        self.check_whole()
+        z = (x0 / self.scale + self.shift).to(self.vae.dtype)
+        return self.vae.decode(z).sample.to(x0.dtype)
+
+    def _network_input(self, x: Tensor) -> Tensor:
+        self.check_size(*(side * self.encoder_stride for side in x.shape[-2:]))
+        return x.to(self.unet.dtype)
+
+    def _conditions(self, cond: Tensor | None, x: Tensor) -> dict[str, Tensor | None]:
+        return {'text': self._text(cond, x)}
+
+    def _text(self, cond: Tensor | None, x: Tensor) -> Tensor:
+        """Return the prompt's embedding, or ``cond`` in its place, for every sample."""
+        if cond is None:
+            cond = self.prompt_embeds
+        width = self.unet.config.cross_attention_dim
+        if cond.ndim != 3 or cond.shape[-1] != width or len(cond) not in (1, len(x)):
+            raise ValueError(
+                f'A latent prior is conditioned on text embeddings of shape '
+                f'({len(x)}, L, {width}), not {tuple(cond.shape)}: set prompt in '
+                'model=dict(prompt=...) and leave a class out.'
+            )
+        return cond.expand(len(x), -1, -1).to(self.unet.dtype)
+
+    def _predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
+        text = self._text(cond, x_t)
+        out = self.unet(self._network_input(x_t), t, text, return_dict=False)[0]
+        return out[:, : self.unet.config.in_channels]
+
+    def _truncate(self, deepest: str) -> list[FeatureInfo]:
+        self.vae.decoder = self.vae.post_quant_conv = None
+        return super()._truncate(deepest)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        key = state_dict.get(f'{prefix}prompt_key', self.prompt_key)
+        if not torch.equal(key.cpu(), self.prompt_key.cpu()):
+            raise ValueError(
+                'The checkpoint was trained with another prompt: give the same '
+                'model=dict(prompt=...) as in training.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write a pipeline folder, with the prompt's embedding for text encoder."""
+        self.check_whole()
+        save_network(self.unet, Path(folder, 'unet'))
+        save_network(self.vae, Path(folder, 'vae'))
+        self.scheduler.save_pretrained(Path(folder, 'scheduler'))
+        PromptEmbedder(Path(folder)).save(self.prompt, self.prompt_embeds)
+
+
+def check_conditions(config: dict) -> None:
+    """Refuse a U-Net that needs more than time and text.
+
+    Args:
+        config: The settings of a ``UNet2DConditionModel``.
+
+    Raises:
+        ValueError: If it needs more.
+    """
+    for key in OTHER_CONDITIONS:
+        if config.get(key) is not None:
+            raise ValueError(
+                f'This U-Net has {key}={config[key]!r} (as SDXL, unCLIP or upscalers '
+                'have): it needs more than time and a prompt; give Stable Diffusion '
+                '1.x or 2.x.'
+            )
+
+
+def check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+    """Refuse a U-Net that does not take the latents of the VAE.
+
+    Raises:
+        ValueError: If the numbers of channels differ.
+    """
+    if unet.config.in_channels != vae.config.latent_channels:
+        raise ValueError(
+            f'The U-Net takes {unet.config.in_channels} channels, the VAE gives '
+            f'{vae.config.latent_channels}; inpainting, depth and editing variants '
+            'need more than an image: give a text-to-image prior.'
+        )

@@ -1,0 +1,115 @@
+"""Clean and attacked images side by side, with what models see in them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.runner import Runner
+
+from mmdiff.attacks import Attack, oracle_of
+from mmdiff.utils.files import whole_file
+from mmdiff.utils.modules import unwrap
+
+from .ground_truth import ground_truth_scale
+
+if TYPE_CHECKING:
+    from mmengine.visualization import Visualizer
+
+# Tasks whose predictions can be drawn.
+TASKS = ('detection',)
+# How much stronger a change is shown, or nothing would be seen; mid grey is no change.
+CHANGE = 10
+
+
+def draw_grid(
+    path: str | Path,
+    runners: Mapping[str, Runner],
+    attack: Attack,
+    indices: Sequence[int] = (0, 1, 2),
+    score_thr: float = 0.4,
+) -> None:
+    """Draw clean and attacked images with each model's detections, and the change.
+
+    Args:
+        path: Image file to write, whole or not at all.
+        runners: Runners by name of model, each with its weights loaded.
+        attack: Attack on every model.
+        indices: Numbers of the test images to show.
+        score_thr: Detections below are not drawn.
+
+    Raises:
+        GradientBlocked: If the attack's gradient does not reach the images.
+    """
+    from matplotlib.figure import Figure
+
+    budget = '' if attack.eps is None else f', eps {attack.eps:g}'
+    titles, columns = [], []
+    for name, runner in runners.items():
+        columns += _columns(runner, attack, indices, score_thr)
+        attacked = f'{name}: {type(attack).__name__}{budget}'
+        titles += [f'{name}: clean', attacked, f'change x {CHANGE}']
+    size = 2 * len(columns), 2.1 * len(indices)
+    figure = Figure(figsize=size, layout='constrained')
+    axes = figure.subplots(len(indices), len(columns), squeeze=False)
+    for j, (title, images) in enumerate(zip(titles, columns)):
+        axes[0, j].set_title(title, fontsize=8)
+        for i, image in enumerate(images):
+            axes[i, j].imshow(image)
+            axes[i, j].axis('off')
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=130)
+
+
+def _columns(
+    runner: Runner, attack: Attack, indices: Sequence[int], score_thr: float
+) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
+    """Clean images, attacked images and changes of one model."""
+    from mmdet.visualization import DetLocalVisualizer
+
+    model = runner.model.eval()
+    dataset = runner.test_dataloader.dataset
+    oracle = oracle_of(model, ground_truth_scale(dataset))
+    visualizer = DetLocalVisualizer(line_width=2)
+    visualizer.dataset_meta = dataset.metainfo
+    clean, attacked, changes = [], [], []
+    for index in indices:
+        batch = pseudo_collate([dataset[index]])
+        inputs = attack.run(oracle, batch).inputs
+        adversarial = {**batch, 'inputs': inputs}
+        clean.append(_detections(model, batch, visualizer, score_thr))
+        attacked.append(_detections(model, adversarial, visualizer, score_thr))
+        delta = inputs[0].cpu() - batch['inputs'][0]
+        changes.append(_to_image(127.5 + CHANGE * delta))
+    return clean, attacked, changes
+
+
+def _to_image(x: torch.Tensor) -> np.ndarray:
+    """(3, H, W) BGR in 0..255 -> (H, W, 3) RGB uint8."""
+    return x.clamp(0, 255).round().byte().flip(0).permute(1, 2, 0).cpu().numpy()
+
+
+@torch.no_grad()
+def _detections(
+    model: torch.nn.Module, batch: dict, visualizer: Visualizer, score_thr: float
+) -> np.ndarray:
+    import mmcv
+
+    image = _to_image(batch['inputs'][0].float())
+    samples = copy.deepcopy(batch['data_samples'])
+    sample = unwrap(model).test_step({**batch, 'data_samples': samples})[0].cpu()
+    # Detections are at the scale of the file: show them there.
+    height, width = sample.ori_shape
+    visualizer.add_datasample(
+        'image',
+        mmcv.imresize(image, (width, height)),
+        sample,
+        draw_gt=False,
+        pred_score_thr=score_thr,
+    )
+    return visualizer.get_image()

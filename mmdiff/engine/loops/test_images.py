@@ -1,0 +1,88 @@
+"""Images of a test set, loaded in order and in batches of one's choice."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmdiff.utils.digests import digest_json
+from mmdiff.utils.modules import unwrap
+
+
+class TestImages:
+    """Images of a test set, in order, and their data samples.
+
+    Args:
+        dataloader: Dataloader of the test set.
+        lighten: Takes off a data sample what is not to be kept in memory
+            (:meth:`mmdiff.evaluation.scoring.Scorer.lighten`).
+    """
+
+    __test__ = False  # pytest takes it for a class of tests
+
+    def __init__(self, dataloader: DataLoader, lighten: Callable[[Any], None]) -> None:
+        self.dataloader = dataloader
+        self.lighten = lighten
+        self.dataset = dataloader.dataset
+        self.batch_size = dataloader.batch_size or 1
+        self._samples: dict[int, Any] = {}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def spans(self, num_images: int) -> list[range]:
+        """Numbers of the first images, by batches."""
+        starts = range(0, num_images, self.batch_size)
+        return [range(k, min(k + self.batch_size, num_images)) for k in starts]
+
+    def load(self, spans: Sequence[range]) -> Iterable[dict]:
+        """Batches of exactly these images, loaded as the dataloader would."""
+        loader = self.dataloader
+        return DataLoader(
+            self.dataset,
+            batch_sampler=[list(span) for span in spans],
+            num_workers=min(loader.num_workers, len(spans)),
+            collate_fn=loader.collate_fn,
+            worker_init_fn=loader.worker_init_fn,
+            pin_memory=loader.pin_memory,
+        )
+
+    def sample(self, index: int) -> Any:
+        """The dataset's own data sample, with its ground truth, on the CPU."""
+        if index not in self._samples:
+            self.remember(index, self.dataset[index]['data_samples'])
+        return self._samples[index]
+
+    def remember(self, index: int, sample: Any) -> None:
+        """Keep an image's sample as it was loaded."""
+        if index in self._samples:
+            return
+        sample = copy.deepcopy(sample).cpu()
+        self.lighten(sample)
+        self._samples[index] = sample
+
+    def digests(self) -> list[str] | None:
+        """Names of the images' annotations; ``None`` if the dataset tells none."""
+        if not hasattr(self.dataset, 'get_data_info'):
+            return None
+        infos = map(self.dataset.get_data_info, range(len(self)))
+        return [digest_json(info) for info in infos]
+
+    def count_on_larger_canvas(self, model: nn.Module) -> int:
+        """Images that are predicted on a larger canvas than they are attacked on.
+
+        They pad to less than their batch: they are attacked at their own padded size,
+        and predicted at the batch's.
+        """
+        preprocessor = unwrap(model).data_preprocessor
+        divisor, count = getattr(preprocessor, 'pad_size_divisor', 1) or 1, 0
+        for span in self.spans(len(self)):
+            shapes = [self.sample(i).metainfo.get('img_shape', (0, 0)) for i in span]
+            sizes = [tuple(-(-side // divisor) for side in s[:2]) for s in shapes]
+            canvas = tuple(map(max, zip(*sizes)))
+            count += sum(size != canvas for size in sizes)
+        return count

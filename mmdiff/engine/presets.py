@@ -1,0 +1,144 @@
+"""Attacks by their names on the command line, and presets of several."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from mmengine.config import Config
+
+from mmdiff.registry import ATTACKS
+from mmdiff.utils.configs import config_path
+
+# In configs/_base_/attacks.
+PRESETS = ('quick', 'standard', 'paper_ares', 'paper_dag', 'paper_oddefense')
+ATTACK_NAMES: dict[str, dict[str, Any]] = {
+    'pgd': {'type': 'PGD'},
+    'dag': {'type': 'DAG'},
+    'mim': {'type': 'MIM'},
+    'apgd': {'type': 'APGD'},
+    'square': {'type': 'Square'},
+    'random_noise': {'type': 'RandomNoise'},
+    'noise': {'type': 'RandomNoise'},  # for short
+    'vanishing': {'type': 'APGD', 'objective': 'vanishing'},
+    'fabrication': {'type': 'APGD', 'objective': 'fabrication'},
+    'mislabel': {'type': 'APGD', 'objective': 'mislabel'},
+    'cwa': {'type': 'APGD', 'objective': 'cwa'},
+    'transfer': {'type': 'MIM', 'source': ''},
+}
+
+
+def attack_configs(
+    names: str, eps: str | None = None, steps: int | None = None, **options: Any
+) -> list[dict[str, Any]]:
+    """Configs of the attacks that a command line names, each built once to check it.
+
+    Args:
+        names: ``'pgd,dag'``, or a preset: ``quick``, ``standard``, ``paper_ares``, ...
+        eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
+            that of a preset, no budget (as published) for DAG and 8 for all others.
+        steps: Steps of every attack that has steps; ``None`` is its own default.
+        **options: Further settings, each of all attacks that have it; ``source`` is
+            ``transfer``'s only.
+
+    Raises:
+        ValueError: For an unknown attack, a number that is none, or settings that no
+            attack has.
+
+    Example:
+        >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
+        [2.0, 4.0]
+    """
+    budgets = _budgets(eps)
+    settings = dict(options)
+    if steps is not None:
+        settings['steps'] = steps
+    configs, taken = [], set()
+    for attack in _chosen(names):
+        has = _settings_of(attack)
+        matching = {k: v for k, v in settings.items() if k in has}
+        taken |= set(matching)
+        for budget in budgets:
+            config = {**attack, **matching}
+            if budget is not None:
+                config['eps'] = budget
+            _build(config)
+            configs.append(config)
+    _check_taken(names, options, taken)
+    return configs
+
+
+def protocol_of(names: str) -> str:
+    """``'paper'`` for presets of that name, else ``'adaptive'``.
+
+    Raises:
+        ValueError: If both are named.
+    """
+    published = [name.startswith('paper_') for name in names.split(',')]
+    if any(published) and not all(published):
+        raise ValueError(
+            f'{names!r} mixes attacks as published with others; run paper_* by itself.'
+        )
+    return 'paper' if all(published) else 'adaptive'
+
+
+def _budgets(eps: str | None) -> list[float] | list[None]:
+    try:
+        return [float(e) for e in eps.split(',')] if eps else [None]
+    except ValueError:
+        raise ValueError(
+            f'eps={eps!r} must be numbers in pixel units with commas between: 2,4,8.'
+        ) from None
+
+
+def _chosen(names: str) -> list[dict[str, Any]]:
+    """Configs by name, their types by full name whatever scope the model is of."""
+    chosen: list[Mapping[str, Any]] = []
+    for name in names.split(','):
+        if name in PRESETS:
+            preset = Config.fromfile(config_path(f'_base_/attacks/{name}.py'))
+            chosen += preset.robust_test_cfg.attacks
+        elif name in ATTACK_NAMES:
+            chosen.append(ATTACK_NAMES[name])
+        else:
+            known = ', '.join((*ATTACK_NAMES, *PRESETS))
+            raise ValueError(f'There is no attack {name!r}; choose from {known}.')
+    configs = []
+    for attack in chosen:
+        kind = attack['type'].removeprefix('mmdiff.')
+        configs.append({**attack, 'type': f'mmdiff.{kind}'})
+    return configs
+
+
+def _settings_of(attack: Mapping[str, Any]) -> set[str]:
+    """Names of an attack's settings that a command line may set."""
+    names = {field.name for field in fields(ATTACKS.get(attack['type']))}
+    return names if 'source' in attack else names - {'source'}
+
+
+def _build(config: Mapping[str, Any]) -> None:
+    """Build an attack, so that a mistake is told now.
+
+    Raises:
+        ValueError: If it cannot be built.
+    """
+    if config.get('source') == '':
+        raise ValueError(
+            "The attack transfer needs another model: source='CONFIG,CKPT' in "
+            '--attack-options.'
+        )
+    try:
+        ATTACKS.build(dict(config))
+    except TypeError as error:
+        raise ValueError(f'{config["type"]}: {error}.') from None
+
+
+def _check_taken(
+    names: str, options: Mapping[str, Any], taken: Sequence[str] | set[str]
+) -> None:
+    unknown = [name for name in options if name not in taken]
+    if 'source' in unknown:
+        raise ValueError('source=CONFIG,CKPT belongs to the attack transfer; add it.')
+    if unknown:
+        raise ValueError(f'No attack of {names!r} takes the argument {unknown[0]!r}.')

@@ -1,0 +1,349 @@
+"""A row of ``robustness.json``: one attack at one budget, and what it left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
+from typing import Any, Literal, get_args
+
+from mmdiff.attacks import AttackStats, Budget
+
+Role = Literal['clean', 'attack', 'control', 'worst_case']
+ROLES: tuple[str, ...] = get_args(Role)
+# Ends of the names of metrics to compare models by, the first one that there is.
+MAIN_METRICS = ('/mAP', '/bbox_mAP', '/top1')
+# Metrics that are in percent; all others are shares.
+PERCENT = '/top1'
+
+
+def main_metric_name(metrics: Mapping[str, float]) -> str:
+    """Name of the metric to compare by: mAP (VOC, COCO), top-1, or the first one.
+
+    Example:
+        >>> main_metric_name({'coco/bbox_mAP_50': 0.6, 'coco/bbox_mAP': 0.4})
+        'coco/bbox_mAP'
+    """
+    for name in metrics:
+        if name.endswith(MAIN_METRICS):
+            return name
+    return next(iter(metrics))
+
+
+def main_metric(metrics: Mapping[str, float]) -> float:
+    """Value of the metric to compare by, as a share: 0..1 for mAP and accuracy."""
+    name = main_metric_name(metrics)
+    return metrics[name] / 100 if name.endswith(PERCENT) else metrics[name]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason not to believe a row.
+
+    Args:
+        code: One of :data:`mmdiff.evaluation.checks.CODES`; ``'other'`` for a sentence
+            from a file of which no code is known.
+        text: Sentence that names the row and the numbers.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass
+class Cost:
+    """What a row cost, summed over its images.
+
+    Args:
+        seconds: Time spent, on all ranks together.
+        grad_evals: Gradients computed.
+        queries: Passes without a gradient.
+        peak_mem: Most memory held, in bytes; on a CPU by the process until then.
+    """
+
+    seconds: float = 0.0
+    grad_evals: int = 0
+    queries: int = 0
+    peak_mem: int = 0
+
+
+@dataclass
+class Sanity:
+    """What an attack did to the images, for the checks.
+
+    Args:
+        images: Images attacked.
+        changed: Images of which at least one pixel changed.
+        max_delta: Largest change of a pixel value, in 0..255.
+        max_l2: Largest L2 norm of a change.
+        pixel_min: Smallest value handed on.
+        pixel_max: Largest value handed on.
+        zero_grads: Gradients that were all zero.
+        nonfinite_grads: Gradients with NaN or infinity.
+        losses: Objective by step, summed over images.
+        blocked: Images whose gradient could not be had.
+        objective_ends: Mean objective of an image before and after the attack; ``None``
+            if it has none.
+        changed_share: Share of the images that changed.
+        zero_share: Share of the gradients that were zero.
+        nonfinite_share: Share of the gradients that were not finite.
+    """
+
+    images: int = 0
+    changed: int = 0
+    max_delta: float = 0.0
+    max_l2: float = 0.0
+    pixel_min: float = 255.0
+    pixel_max: float = 0.0
+    zero_grads: int = 0
+    nonfinite_grads: int = 0
+    losses: dict[int, float] = field(default_factory=dict)
+    blocked: int = 0
+    objective_ends: tuple[float, float] | None = None
+    changed_share: float = 0.0
+    zero_share: float = 0.0
+    nonfinite_share: float = 0.0
+
+    @classmethod
+    def of(
+        cls,
+        stats: AttackStats,
+        blocked: int = 0,
+        objective_ends: tuple[float, float] | None = None,
+        eot: int = 1,
+    ) -> Sanity:
+        """Read off the account of an attack.
+
+        Args:
+            stats: The account.
+            blocked: Images whose gradient could not be had.
+            objective_ends: See the class.
+            eot: Passes behind each gradient: each counts as an evaluation, and only
+                their mean can be zero.
+        """
+        names = {f.name for f in fields(cls)}
+        known = {k: v for k, v in asdict(stats).items() if k in names}
+        gradients = max(stats.grad_evals, 1)
+        return cls(
+            **known,
+            blocked=blocked,
+            objective_ends=objective_ends,
+            changed_share=stats.changed / max(stats.images, 1),
+            zero_share=stats.zero_grads * eot / gradients,
+            nonfinite_share=stats.nonfinite_grads / gradients,
+        )
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Sanity:
+        """Read what ``asdict`` and JSON made of it."""
+        sanity = _known(cls, raw)
+        sanity.losses = {int(step): float(v) for step, v in sanity.losses.items()}
+        if sanity.objective_ends is not None:
+            start, end = sanity.objective_ends
+            sanity.objective_ends = float(start), float(end)
+        return sanity
+
+
+@dataclass
+class Entry:
+    """A row: clean, under one attack at one budget, or the worst case of several.
+
+    Args:
+        attack: Kind of attack: ``'pgd'``; ``'clean'`` and ``'worst_case'``.
+        label: Name in tables: ``'pgd_total'``.
+        role: ``'clean'``, ``'attack'``, ``'control'`` (an attack must surpass it) or
+            ``'worst_case'``.
+        budget: Where the attack had to stay; ``None`` for the clean row.
+        settings: All further settings of the attack, as its threat model names them.
+        num_images: Images measured.
+        metrics: Metrics by the evaluator's names.
+        image_score: Mean over images of what the task measures on one image, in 0..1:
+            AP at IoU 0.5, or whether the class is right.
+        per_class: AP or accuracy by class.
+        cost: What it cost.
+        sanity: What the attack did; ``None`` for rows without one.
+        flags: Reasons not to believe the row.
+        cumulative: Whether images that earlier rows had brought to 0 are counted as
+            those left them.
+        metrics_worst_restart: Metrics where of each image the restart of lowest score
+            counts; ``None`` without restarts.
+        members: Keys of the rows that a worst case is made of.
+
+    Example:
+        >>> entry = Entry('pgd', 'pgd_total', 'attack', Budget(4), {'steps': 10})
+        >>> entry.key, entry.name
+        ('pgd_total_eps4', 'pgd_total at eps=4')
+    """
+
+    attack: str
+    label: str
+    role: Role
+    budget: Budget | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    num_images: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    image_score: float | None = None
+    per_class: dict[str, float] = field(default_factory=dict)
+    cost: Cost = field(default_factory=Cost)
+    sanity: Sanity | None = None
+    flags: list[Flag] = field(default_factory=list)
+    cumulative: bool = False
+    metrics_worst_restart: dict[str, float] | None = None
+    members: list[str] = field(default_factory=list)
+
+    @classmethod
+    def clean(cls) -> Entry:
+        """The row without an attack."""
+        return cls('clean', 'clean', 'clean')
+
+    @classmethod
+    def worst_case(cls, budget: Budget, members: list[str]) -> Entry:
+        """The row of the worst that its members do together."""
+        return cls('worst_case', 'worst_case', 'worst_case', budget, members=members)
+
+    @property
+    def key(self) -> str:
+        """Prefix of the row's metrics: ``'pgd_total_eps4'``."""
+        return self.label + ('' if self.budget is None else self.budget.suffix)
+
+    @property
+    def name(self) -> str:
+        """How sentences call the row: ``'pgd_total at eps=4'``."""
+        if self.budget is None:
+            return self.label
+        if self.budget.eps is None:
+            return f'{self.label} at no budget'
+        return f'{self.label} at eps={self.budget.eps:g}'
+
+    @property
+    def eps(self) -> float | None:
+        """Radius of the budget in pixel units; ``None`` if there is none."""
+        return None if self.budget is None else self.budget.eps
+
+    @property
+    def norm(self) -> str | None:
+        """Norm of the budget; ``None`` for the clean row."""
+        return None if self.budget is None else self.budget.norm
+
+    @property
+    def where(self) -> str:
+        """Budget as tables show it: ``'Linf 8, uint8'``; empty for the clean row."""
+        if self.budget is None:
+            return ''
+        return f'{self.budget}, uint8' if self.quantize else str(self.budget)
+
+    @property
+    def steps(self) -> int | None:
+        return self.settings.get('steps')
+
+    @property
+    def restarts(self) -> int | None:
+        return self.settings.get('restarts')
+
+    @property
+    def eot(self) -> int | None:
+        return self.settings.get('eot')
+
+    @property
+    def quantize(self) -> bool:
+        return bool(self.settings.get('quantize'))
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric to compare by."""
+        return main_metric_name(self.metrics)
+
+    @property
+    def value(self) -> float:
+        """Main metric, 0..1."""
+        return main_metric(self.metrics)
+
+    @property
+    def worst_restart(self) -> float | None:
+        """Main metric where of each image the worst restart counts."""
+        if self.metrics_worst_restart is None:
+            return None
+        return main_metric(self.metrics_worst_restart)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences of the flags."""
+        return [flag.text for flag in self.flags]
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``robustness.json`` says of the row."""
+        raw: dict[str, Any] = {
+            'attack': self.attack,
+            'label': self.label,
+            'role': self.role,
+            'key': self.key,
+        }
+        if self.budget is not None:
+            raw.update(norm=self.norm, eps=self.eps)
+        raw.update(self.settings)
+        if self.role in ('attack', 'control'):
+            raw['cumulative'] = self.cumulative
+        if self.members:
+            raw['members'] = self.members
+        raw['num_images'] = self.num_images
+        raw['metrics'] = self.metrics
+        if self.metrics_worst_restart is not None:
+            raw['metrics_worst_restart'] = self.metrics_worst_restart
+        raw['image_score'] = self.image_score
+        raw['per_class'] = self.per_class
+        raw['cost'] = asdict(self.cost)
+        if self.sanity is not None:
+            raw['sanity'] = asdict(self.sanity)
+        raw['flags'] = [asdict(flag) for flag in self.flags]
+        raw['reasons'] = self.reasons
+        return raw
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Entry:
+        """Read a row of schema 3.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is damaged.
+        """
+        if raw['role'] not in ROLES:
+            raise ValueError(f'{raw["attack"]} has the role {raw["role"]}')
+        budget = Budget(raw['eps'], raw['norm']) if 'norm' in raw else None
+        if (budget is None) != (raw['role'] == 'clean'):
+            raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
+        worst = raw.get('metrics_worst_restart')
+        sanity = raw.get('sanity')
+        score = raw.get('image_score')
+        return cls(
+            attack=str(raw['attack']),
+            label=str(raw['label']),
+            role=raw['role'],
+            budget=budget,
+            settings={k: v for k, v in raw.items() if k not in _NO_SETTINGS},
+            num_images=int(raw['num_images']),
+            metrics=_numbers(raw['metrics']),
+            image_score=None if score is None else float(score),
+            per_class=_numbers(raw.get('per_class') or {}),
+            cost=_known(Cost, raw['cost']),
+            sanity=None if sanity is None else Sanity.from_json(sanity),
+            flags=[Flag(str(f['code']), str(f['text'])) for f in raw['flags']],
+            cumulative=bool(raw.get('cumulative')),
+            metrics_worst_restart=None if worst is None else _numbers(worst),
+            members=list(raw.get('members', ())),
+        )
+
+
+# Keys of a row that are no setting of its attack.
+_NO_SETTINGS = {f.name for f in fields(Entry)} | {'key', 'norm', 'eps', 'reasons'}
+
+
+def _known(kind: type, raw: Mapping[str, Any]) -> Any:
+    """Build a dataclass of those of its fields that there are."""
+    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})
+
+
+def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
+    """Check that all values are finite numbers."""
+    for name, value in raw.items():
+        if not isinstance(value, Real) or value != value or abs(value) == float('inf'):
+            raise ValueError(f'{name} is {value!r}, not a number')
+    return dict(raw)

@@ -1,0 +1,5 @@
+"""Metrics of the Runner."""
+
+from .denoising_loss import DenoisingLoss
+
+__all__ = ['DenoisingLoss']

@@ -1,0 +1,155 @@
+"""What one run over the images found, in memory and on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmdiff.attacks import AttackStats
+from mmdiff.utils.files import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 3  # of the files below
+
+
+@dataclass
+class RunRecord:
+    """Predictions, losses and cost of one run over consecutive images.
+
+    Files hold tensors and JSON only (safetensors): loading runs no code. They appear
+    whole or not at all.
+
+    Args:
+        predictions: Named tensors for each image, on the CPU; the task's scorer says
+            which (:attr:`mmdiff.evaluation.scoring.Scorer.fields`).
+        loss: Final objective of each image, (N,); NaN where there is none.
+        score: What each image is worth, (N,), 0..1
+            (:meth:`mmdiff.evaluation.scoring.Scorer.image_score`).
+        stats: Account of the attack.
+        seconds: Time spent, on all ranks together.
+        peak_mem: Most memory held, in bytes; on a CPU by the process until then.
+        blocked: Images whose gradient could not be had: their predictions are the clean
+            ones.
+
+    Example:
+        >>> import torch
+        >>> predictions = [{'scores': torch.ones(2)}, {'scores': torch.ones(0)}]
+        >>> record = RunRecord(predictions, np.zeros(2), np.ones(2), AttackStats())
+        >>> RunRecord.join([record, record]).score.tolist()
+        [1.0, 1.0, 1.0, 1.0]
+    """
+
+    predictions: list[dict[str, Tensor]]
+    loss: np.ndarray
+    score: np.ndarray
+    stats: AttackStats
+    seconds: float = 0.0
+    peak_mem: int = 0
+    blocked: int = 0
+
+    def save(self, path: Path, run: str) -> None:
+        """Write a file that says which run it is of."""
+        import torch
+        from safetensors.torch import save_file
+
+        tensors = {
+            'loss': torch.as_tensor(self.loss, dtype=torch.float64),
+            'score': torch.as_tensor(self.score, dtype=torch.float64),
+        }
+        for name in self.predictions[0]:
+            parts = [prediction[name] for prediction in self.predictions]
+            tensors[f'prediction.{name}'] = torch.cat(parts).contiguous()
+            tensors[f'count.{name}'] = torch.tensor([len(part) for part in parts])
+        account = {
+            'run': run,
+            'stats': asdict(self.stats),
+            'seconds': self.seconds,
+            'peak_mem': self.peak_mem,
+            'blocked': self.blocked,
+        }
+        with whole_file(path) as partial:
+            # One entry: safetensors writes several in any order.
+            save_file(tensors, partial, {'account': json.dumps(account)})
+
+    @classmethod
+    def load(cls, path: Path, num_images: int, run: str) -> RunRecord | None:
+        """Read a file of so many images; ``None`` if it is damaged or not there.
+
+        Raises:
+            ValueError: If it is of another run.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, 'pt') as file:
+                account = json.loads((file.metadata() or {})['account'])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (KeyError, OSError, SafetensorError, ValueError):
+            return None
+        written = account.pop('run', None)
+        if written != run:
+            raise ValueError(
+                f'{path} is a file of another run ({written}, not {run}); '
+                'move it away or start anew with --fresh.'
+            )
+        try:
+            record = cls._from_tensors(tensors, account)
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            return None
+        lengths = len(record.predictions), len(record.loss), len(record.score)
+        return record if set(lengths) == {num_images} else None
+
+    @classmethod
+    def _from_tensors(cls, tensors: dict[str, Tensor], account: dict) -> RunRecord:
+        loss, score = tensors['loss'].numpy(), tensors['score'].numpy()
+        predictions: list[dict[str, Tensor]] = [{} for _ in loss]
+        for key, values in tensors.items():
+            if key.startswith('prediction.'):
+                name = key.removeprefix('prediction.')
+                parts = values.split(tensors[f'count.{name}'].tolist())
+                if len(parts) != len(predictions):
+                    raise ValueError(f'{name} is of {len(parts)} images')
+                for prediction, part in zip(predictions, parts):
+                    prediction[name] = part
+        stats = AttackStats(**account.pop('stats'))
+        stats.losses = {int(step): value for step, value in stats.losses.items()}
+        return cls(predictions, loss, score, stats, **account)
+
+    @classmethod
+    def join(cls, parts: Sequence[RunRecord]) -> RunRecord:
+        """Put records of consecutive images together."""
+        return cls(
+            [prediction for part in parts for prediction in part.predictions],
+            np.concatenate([part.loss for part in parts]),
+            np.concatenate([part.score for part in parts]),
+            AttackStats.sum(part.stats for part in parts),
+            sum(part.seconds for part in parts),
+            max(part.peak_mem for part in parts),
+            sum(part.blocked for part in parts),
+        )
+
+    @classmethod
+    def choose(cls, runs: Sequence[RunRecord], pick: Sequence[int]) -> RunRecord:
+        """Take of image ``i`` what run ``pick[i]`` left; costs are those of all runs.
+
+        Args:
+            runs: Records of runs on the same images.
+            pick: Number of a run for each image.
+        """
+        chosen = cls.join(runs)
+        chosen.predictions = [runs[k].predictions[i] for i, k in enumerate(pick)]
+        chosen.loss = np.array([runs[k].loss[i] for i, k in enumerate(pick)])
+        chosen.score = np.array([runs[k].score[i] for i, k in enumerate(pick)])
+        return chosen
+
+    def objective_start(self) -> float | None:
+        """Objective before the first step, summed over images; ``None`` without one."""
+        losses = self.stats.losses
+        return losses[min(losses)] if losses else None

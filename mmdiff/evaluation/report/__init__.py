@@ -1,0 +1,18 @@
+"""Pages of ``robustness.json`` files: read, arrange, draw, render.
+
+Nothing here needs torch or an mm package.
+"""
+
+from .page import Page, build_page
+from .read import ReportModel, read_reports
+from .render import render, render_markdown, to_csv
+
+__all__ = [
+    'Page',
+    'ReportModel',
+    'build_page',
+    'read_reports',
+    'render',
+    'render_markdown',
+    'to_csv',
+]

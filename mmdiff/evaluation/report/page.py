@@ -1,0 +1,182 @@
+"""Arrange models side by side: rows, notes, classes and figures of a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mmdiff.attacks import Budget
+
+from ..tables import Row, align, short_name
+from .figures import COSTS, draw_cost, draw_curve
+from .read import ReportModel
+
+FEW_IMAGES = 100  # below, some hundredths of mAP are chance
+
+
+@dataclass
+class Page:
+    """What a template shows.
+
+    Args:
+        models: The models.
+        metric: Short name of the metric that is compared.
+        table: All attacks, the models side by side.
+        budgets: Budgets at which any model was attacked, as tables show them.
+        strongest: Largest bounded budget that all models have; ``None`` without one.
+        classes: For each class, clean and robust value of each model, or ``None``.
+        notes: What to know before any two numbers are compared.
+        curve: Figure of the metric over eps, as SVG; empty without attacks.
+        cost: Figure of the metric over cost, as SVG; empty without costs.
+    """
+
+    models: list[ReportModel]
+    metric: str
+    table: list[Row]
+    budgets: dict[Budget, str]
+    strongest: Budget | None
+    classes: dict[str, list[tuple[float, float] | None]]
+    notes: list[str]
+    curve: str
+    cost: str
+
+
+def build_page(models: Sequence[ReportModel]) -> Page:
+    """Arrange what :func:`~mmdiff.evaluation.report.read_reports` gives."""
+    models = list(models)
+    table = align([model.entries for model in models])
+    budgets = _budgets(models)
+    shared = [b for b in budgets if all(b in model.lead for model in models)]
+    strongest = max(
+        (b for b in shared if b.radius < math.inf), key=_order, default=None
+    )
+    metric = short_name(models[0].clean.metric)
+    costs = _costs(models, table)
+    return Page(
+        models=models,
+        metric=metric,
+        table=table,
+        budgets=budgets,
+        strongest=strongest,
+        classes=_classes(models, strongest),
+        notes=[*_notes(models, table), *_notes_on_costs(costs)],
+        curve=draw_curve(models, metric),
+        cost=draw_cost(models, metric, strongest, costs),
+    )
+
+
+def _order(budget: Budget) -> tuple[str, float]:
+    return budget.norm, budget.radius
+
+
+def _budgets(models: Sequence[ReportModel]) -> dict[Budget, str]:
+    """All budgets, small ones first, as tables show them."""
+    where = {}
+    for model in models:
+        for budget, entry in model.lead.items():
+            where[budget] = entry.where
+    return {budget: where[budget] for budget in sorted(where, key=_order)}
+
+
+def _classes(
+    models: Sequence[ReportModel], strongest: Budget | None
+) -> dict[str, list[tuple[float, float] | None]]:
+    """Clean and robust value of each class and model at one budget."""
+    classes: dict[str, list[tuple[float, float] | None]] = {}
+    for number, model in enumerate(models):
+        worst = model.lead.get(strongest)
+        robust = {} if worst is None else worst.per_class
+        for name, clean in model.clean.per_class.items():
+            if name in robust:
+                pairs = classes.setdefault(name, [None] * len(models))
+                pairs[number] = clean, robust[name]
+    return classes
+
+
+def _costs(
+    models: Sequence[ReportModel], table: Sequence[Row]
+) -> list[dict[str, float]]:
+    """Costs of each model by name; 0 for what is not known."""
+    common = [r.cells for r in table if r.entry.role == 'attack' and all(r.cells)]
+    costs = []
+    for number, model in enumerate(models):
+        attacks = [cells[number] for cells in common]
+        per_image = [e.cost.seconds / (e.num_images or 1) for e in attacks]
+        costs.append(
+            {
+                'trainable_params': model.cost.trainable_params or 0,
+                'train_seconds': model.cost.train_seconds or 0,
+                'attack_seconds': sum(per_image),
+            }
+        )
+    return costs
+
+
+def _notes(models: Sequence[ReportModel], table: Sequence[Row]) -> Iterator[str]:
+    """What to know before any two numbers are compared."""
+    for model in models:
+        yield from _notes_on_images(model)
+        yield from _notes_on_entries(model)
+    if any(entry.cumulative for model in models for entry in model.entries):
+        yield (
+            'Rows marked * were run on what is left: images that an attack before them '
+            '(of a smaller budget, or above at the same one) brought to score 0 are '
+            'counted as that one left them.'
+        )
+    yield from _differences(models)
+    if not all(cell for row in table for cell in row.cells):
+        yield 'Not every model met the same attacks: compare within a row only.'
+
+
+def _notes_on_images(model: ReportModel) -> Iterator[str]:
+    images = model.clean.num_images
+    if images < FEW_IMAGES:
+        yield (
+            f'{model.name}: only {images} images; some hundredths of '
+            f'{short_name(model.clean.metric)} are chance.'
+        )
+    if model.larger_canvas:
+        yield (
+            f'{model.name}: {model.larger_canvas} images were predicted beside larger '
+            'ones, on a larger canvas than they were attacked on; a batch size of '
+            '1 would make both the same.'
+        )
+    if not model.results.complete:
+        yield f'{model.name}: the run was not finished; start it again to resume it.'
+
+
+def _notes_on_entries(model: ReportModel) -> Iterator[str]:
+    images, lead = model.clean.num_images, model.lead
+    metric = short_name(model.clean.metric)
+    for entry in model.entries:
+        at = f'{model.name}, {entry.label}, {entry.where}'
+        if entry.num_images != images:
+            yield (
+                f'{at}: on {entry.num_images} images, the clean {metric} on {images}.'
+            )
+        worst = lead.get(entry.budget, entry)
+        if entry.role == 'attack' and entry.value < worst.value:
+            yield f'{at}: alone it leaves less than the {worst.label} does.'
+
+
+def _differences(models: Sequence[ReportModel]) -> Iterator[str]:
+    """Conditions in which the models differ."""
+    for what in ('protocol', 'device', 'data_root', 'ann_file', 'images', 'metric'):
+        values = []
+        for model in models:
+            if what == 'images':
+                values.append(str(model.clean.num_images))
+            elif what == 'metric':
+                values.append(model.clean.metric)
+            else:
+                values.append(str(model.about[what]))
+        if len(set(values)) > 1:
+            yield f'The models differ in {what}: {", ".join(values)}.'
+
+
+def _notes_on_costs(costs: Sequence[dict[str, float]]) -> Iterator[str]:
+    for name, cost in COSTS.items():
+        known = sum(bool(of_model[name]) for of_model in costs)
+        if 0 < known < len(costs):
+            yield f'Not every file tells this cost: {cost.label}.'

@@ -1,0 +1,234 @@
+"""``robustness.json``: all rows of one model, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmdiff.utils.files import write_json
+
+from .entry import Entry, Flag
+from .schema_2 import SCHEMA_2, upgrade
+
+SCHEMA = 'mmdiff-robustness/3'
+PROTOCOLS = ('adaptive', 'paper')
+ANEW = 'write it anew with tools/test.py --attack.'
+
+
+@dataclass
+class ModelCost:
+    """What a model cost.
+
+    Args:
+        trainable_params: Parameters that training changes.
+        train_seconds: Time that training took; ``None`` if unknown.
+    """
+
+    trainable_params: float | None = None
+    train_seconds: float | None = None
+
+
+@dataclass
+class RunSanity:
+    """What the runs behind the checks found, over all rows.
+
+    Args:
+        images: Images of these runs.
+        clean_runs_differ: Images on which two clean runs differ.
+        larger_canvas: Images predicted on a larger canvas than they were attacked on.
+        attack: Name of the row that was compared with controls; ``None`` if none was.
+        scores: Mean score per image of ``clean``, ``attacked`` and every control.
+        objective: Mean final objective of that attack.
+        square_objective: Mean final objective of black-box search.
+    """
+
+    images: int = 0
+    clean_runs_differ: int = 0
+    larger_canvas: int = 0
+    attack: str | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    objective: float | None = None
+    square_objective: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One flat dictionary, without what is not known."""
+        raw = asdict(self)
+        raw.update(raw.pop('scores'))
+        return {name: value for name, value in raw.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> RunSanity:
+        """Read what :meth:`to_json` gave."""
+        known = set(cls.__dataclass_fields__) - {'scores'}
+        scores = {k: float(v) for k, v in raw.items() if k not in known}
+        return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
+
+
+@dataclass
+class Results:
+    """Robustness of one model.
+
+    Args:
+        name: Name of the model.
+        entries: Rows, the clean one first.
+        protocol: ``'adaptive'`` or ``'paper'``.
+        task: ``'detection'`` or ``'classification'``.
+        config: Config file of the model.
+        checkpoint: File of its weights.
+        dataset: What was tested on: ``type``, ``ann_file``, ``data_root``, ``indices``.
+        versions: Versions of the packages in use.
+        device: ``'cpu'`` or ``'cuda'``.
+        cost: What the model cost.
+        sanity: What the runs behind the checks found; ``None`` before they ran.
+        gallery: Attacked images: ``image_id``, ``attack``, ``eps`` and ``file``, the
+            path of a PNG from the folder of the report.
+        complete: Whether all that was asked for is there.
+        unexplained: Sentences that make the whole unreliable and belong to no row, in
+            files of schema 2.
+
+    Example:
+        >>> results = Results('tiny', [Entry.clean()])
+        >>> Results.from_json(results.to_json()) == results
+        True
+    """
+
+    name: str
+    entries: list[Entry]
+    protocol: str = 'adaptive'
+    task: str = 'detection'
+    config: str = ''
+    checkpoint: str = ''
+    dataset: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    device: str = 'cpu'
+    cost: ModelCost = field(default_factory=ModelCost)
+    sanity: RunSanity | None = None
+    gallery: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = False
+    unexplained: list[str] = field(default_factory=list)
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Flags of all rows, each once."""
+        flags = [flag for entry in self.entries for flag in entry.flags]
+        flags += [Flag('other', text) for text in self.unexplained]
+        return list(dict.fromkeys(flags))
+
+    @property
+    def reasons(self) -> list[str]:
+        """Sentences of the flags, each once."""
+        return list(dict.fromkeys(flag.text for flag in self.flags))
+
+    @property
+    def unreliable(self) -> bool:
+        """Whether any row is flagged."""
+        return bool(self.flags)
+
+    @property
+    def clean(self) -> Entry:
+        """The clean row."""
+        return next(entry for entry in self.entries if entry.role == 'clean')
+
+    def to_json(self) -> dict[str, Any]:
+        """What ``robustness.json`` holds."""
+        return {
+            'schema': SCHEMA,
+            'name': self.name,
+            'protocol': self.protocol,
+            'task': self.task,
+            'config': self.config,
+            'checkpoint': self.checkpoint,
+            'dataset': self.dataset,
+            'versions': self.versions,
+            'device': self.device,
+            'cost': asdict(self.cost),
+            'results': [entry.to_json() for entry in self.entries],
+            'complete': self.complete,
+            'unreliable': self.unreliable,
+            'reasons': self.reasons,
+            'sanity': None if self.sanity is None else self.sanity.to_json(),
+            'gallery': self.gallery,
+        }
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Results:
+        """Read schema 3 or 2.
+
+        Raises:
+            AttributeError, KeyError, TypeError, ValueError: If it is damaged.
+        """
+        if raw['schema'] == SCHEMA_2:
+            raw = upgrade(raw)
+        entries = [Entry.from_json(row) for row in raw['results']]
+        known = {text for entry in entries for text in entry.reasons}
+        left = [str(r) for r in raw.get('reasons') or () if r not in known]
+        if raw.get('unreliable') and not known and not left:
+            left.append('the file says that it is unreliable, without a reason')
+        sanity = raw.get('sanity')
+        return cls(
+            name=str(raw['name']),
+            entries=entries,
+            protocol=str(raw['protocol']),
+            task=str(raw.get('task', 'detection')),
+            config=str(raw.get('config') or ''),
+            checkpoint=str(raw.get('checkpoint') or ''),
+            dataset=dict(raw.get('dataset') or {}),
+            versions=dict(raw.get('versions') or {}),
+            device=str(raw.get('device') or ''),
+            cost=ModelCost(**(raw.get('cost') or {})),
+            sanity=None if sanity is None else RunSanity.from_json(sanity),
+            gallery=[dict(picture) for picture in raw.get('gallery') or ()],
+            complete=bool(raw.get('complete')),
+            unexplained=left,
+        )
+
+    def write(self, path: str | Path) -> None:
+        """Write the file, whole or not at all."""
+        write_json(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: str | Path) -> Results:
+        """Read a file of schema 3 or 2.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no report, is damaged, or has not one clean row.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f'There is no file {path}; give a robustness.json.')
+        try:
+            raw = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError as error:
+            raise ValueError(f'{path} is not JSON ({error}).') from None
+        schema = raw.get('schema') if isinstance(raw, dict) else None
+        if schema not in (SCHEMA, SCHEMA_2):
+            raise ValueError(
+                f'{path} is no robustness report: its schema is {schema!r}, not '
+                f'{SCHEMA} or {SCHEMA_2}; {ANEW}'
+            )
+        try:
+            results = cls.from_json(raw)
+            for entry in results.entries:
+                entry.value  # noqa: B018 (there must be one)
+        except (
+            AttributeError,
+            KeyError,
+            StopIteration,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise ValueError(
+                f'{path}: the report of {raw.get("name")!r} is damaged '
+                f'({type(error).__name__}: {error}); {ANEW}'
+            ) from None
+        count = sum(entry.role == 'clean' for entry in results.entries)
+        if count != 1:
+            raise ValueError(
+                f'{path}: {results.name!r} has {count} clean entries, not one to '
+                f'compare the attacked ones with; {ANEW}'
+            )
+        return results

@@ -1,0 +1,84 @@
+"""What a classification is worth: whether the class is right, and by how much."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..record import RunRecord
+from .base import Prediction, Scorer
+
+
+class ClassificationScorer(Scorer):
+    """Scores of mmpretrain's predictions of one class for each image.
+
+    The score of an image is 1 if the highest score is the true class's, else 0.
+
+    Args:
+        evaluator: Evaluator with mmpretrain's ``Accuracy``.
+        truth: The test set; its samples have ``gt_label``.
+
+    Raises:
+        ValueError: If the evaluator has no accuracy.
+    """
+
+    task = 'classification'
+    fields = ('pred_score', 'pred_label')
+    score_name = 'accuracy'
+
+    def check_evaluator(self) -> None:
+        names = [type(metric).__name__ for metric in self.evaluator.metrics]
+        if 'Accuracy' not in names:
+            raise ValueError(
+                'Robustness of a classifier is compared by its accuracy; set '
+                "test_evaluator to dict(type='Accuracy')."
+            )
+
+    def check_sample(self, sample: Any) -> None:
+        if 'gt_label' not in sample or sample.gt_label.numel() != 1:
+            raise ValueError(
+                'The test set has no one true class for each image; add PackInputs to '
+                'the test pipeline, and a dataset with gt_label.'
+            )
+
+    def read(self, output: Any) -> dict[str, Tensor]:
+        missing = [name for name in self.fields if name not in output]
+        if missing:
+            raise ValueError(
+                f'Robustness is measured on pred_score and pred_label, and this model '
+                f'predicts no {missing[0]}.'
+            )
+        return {name: output.get(name).detach().cpu() for name in self.fields}
+
+    def put(self, sample: Any, prediction: Prediction) -> None:
+        sample.set_pred_score(prediction['pred_score'])
+        sample.set_pred_label(prediction['pred_label'])
+
+    def label(self, index: int) -> int:
+        """Number of an image's true class."""
+        return int(self.truth.sample(index).gt_label)
+
+    def image_score(self, index: int, prediction: Prediction) -> float:
+        return float(int(prediction['pred_score'].argmax()) == self.label(index))
+
+    def margin(self, index: int, prediction: Prediction) -> float:
+        """Score of the true class, less the highest of the others."""
+        scores = prediction['pred_score'].numpy().astype(float)
+        label = self.label(index)
+        return float(scores[label] - np.delete(scores, label).max())
+
+    def per_class(self, record: RunRecord) -> dict[str, float]:
+        """Accuracy on the images of each class that there are images of."""
+        scores: dict[int, list[float]] = defaultdict(list)
+        for i, prediction in enumerate(record.predictions):
+            scores[self.label(i)].append(self.image_score(i, prediction))
+        names = self.truth.classes
+        return {names[k]: float(np.mean(scores[k])) for k in sorted(scores)}
+
+    def differ(self, first: Prediction, second: Prediction) -> bool:
+        """Whether any class's score differs by more than rounding."""
+        apart = (first['pred_score'] - second['pred_score']).abs().max()
+        return bool(apart > 1e-3)

@@ -1,0 +1,248 @@
+"""What detections are worth: average precision of one image, and of one class.
+
+Class APs are computed here and not by mmdet's ``eval_map``, which agrees to 1e-6: that
+one counts in single precision, which would break ties between attacks by rounding, and
+forks a pool of processes whenever there is more than one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.evaluation import VOCMetric
+from mmdet.evaluation.functional import average_precision
+from mmdet.evaluation.functional.mean_ap import tpfp_default
+from mmdet.models.utils import samplelist_boxtype2tensor
+from mmengine.structures import InstanceData
+from torch import Tensor
+
+from ..record import RunRecord
+from .base import Prediction, Scorer
+
+FIELDS = ('bboxes', 'scores', 'labels')
+
+
+class DetectionScorer(Scorer):
+    """Scores of boxes: :func:`image_ap`, :func:`image_margin`, :func:`class_aps`.
+
+    Args:
+        evaluator: Evaluator with VOC's or COCO's metric of boxes.
+        truth: The test set.
+
+    Raises:
+        ValueError: If the evaluator has no mAP of boxes.
+    """
+
+    task = 'detection'
+    fields = FIELDS
+    score_name = 'mean AP per image'
+
+    @property
+    def voc_boxes(self) -> bool:
+        """Whether a box from 0 to 9 is 10 wide, as VOC's metric has it."""
+        return any(isinstance(m, VOCMetric) for m in self.evaluator.metrics)
+
+    def settings(self) -> list:
+        return [*super().settings(), self.voc_boxes]
+
+    def check_evaluator(self) -> None:
+        kinds: set = set()
+        for metric in self.evaluator.metrics:
+            single = getattr(metric, 'metric', None)
+            kinds.update(getattr(metric, 'metrics', [single]))
+        if not {'mAP', 'bbox'} & kinds or 'segm' in kinds:
+            raise ValueError(
+                'RobustTestLoop compares the mAP of boxes; set test_evaluator to '
+                "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox'."
+            )
+
+    def check_sample(self, sample: Any) -> None:
+        if 'bboxes' not in sample.get('gt_instances', ()):
+            raise ValueError(
+                'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
+                'to the test pipeline, after Resize.'
+            )
+
+    @staticmethod
+    def lighten(sample: Any) -> None:
+        """Take off masks, and the kind of boxes, from a data sample."""
+        samplelist_boxtype2tensor([sample])
+        for key in ('gt_instances', 'ignored_instances'):
+            if 'masks' in sample.get(key, {}):
+                del sample.get(key).masks
+
+    def read(self, output: Any) -> dict[str, Tensor]:
+        boxes = output.pred_instances
+        if not all(name in boxes for name in FIELDS):
+            raise ValueError(
+                f'Robustness is measured on detections with {", ".join(FIELDS)}, and '
+                f'this model predicts only {", ".join(boxes.keys())}.'
+            )
+        return {name: boxes[name].detach().cpu() for name in FIELDS}
+
+    def put(self, sample: Any, prediction: Prediction) -> None:
+        sample.pred_instances = InstanceData(**prediction)
+
+    def image_score(self, index: int, prediction: Prediction) -> float:
+        sample = self.truth.sample(index)
+        return image_ap(prediction, sample, self.truth.gt_scale, self.voc_boxes)
+
+    def margin(self, index: int, prediction: Prediction) -> float:
+        sample = self.truth.sample(index)
+        return image_margin(prediction, sample, self.truth.gt_scale, self.voc_boxes)
+
+    def per_class(self, record: RunRecord) -> dict[str, float]:
+        """AP at IoU 0.5 by class, as the VOC metric counts it if that is in use."""
+        eval_mode = 'area'
+        for metric in self.evaluator.metrics:
+            if isinstance(metric, VOCMetric):
+                eval_mode = metric.eval_mode
+        return class_aps(
+            record.predictions,
+            self.truth.samples(),
+            self.truth.classes,
+            self.truth.gt_scale,
+            eval_mode,
+            self.voc_boxes,
+        )
+
+    def differ(self, first: Prediction, second: Prediction) -> bool:
+        """Whether the scores of the surest detections differ."""
+        one, other = (np.sort(p['scores'].numpy())[::-1] for p in (first, second))
+        both = min(len(one), len(other))
+        # Kernels that add in any order move a score by 1e-5, and by that one across
+        # the threshold; fresh noise moves it by more than 1e-3.
+        apart = np.abs(one[:both] - other[:both]).max(initial=0)
+        return bool(apart > 1e-3 or both < 0.5 * max(len(one), len(other)))
+
+
+def _truth(sample: Any, gt_scale: str) -> dict[str, np.ndarray]:
+    """Ground truth as mmdet's functions take it, at the scale of the file."""
+    scale = sample.metainfo.get('scale_factor', (1, 1)) if gt_scale == 'input' else 1
+    truth = {'bboxes_ignore': np.zeros((0, 4)), 'labels_ignore': np.zeros(0, int)}
+    for key, end in (('gt_instances', ''), ('ignored_instances', '_ignore')):
+        if key in sample:
+            for name in ('bboxes', 'labels'):
+                truth[name + end] = sample.get(key)[name].cpu().numpy()
+            truth['bboxes' + end] = truth['bboxes' + end] / np.resize(scale, 4)
+    return truth
+
+
+def _match(
+    prediction: Prediction, truth: dict, label: int, voc_boxes: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scores of one class's detections in an image, which are true, which false."""
+    of_class = (prediction['labels'] == label).numpy()
+    scores = prediction['scores'].numpy()[of_class]
+    boxes = np.hstack([prediction['bboxes'].numpy()[of_class], scores[:, None]])
+    objects = truth['bboxes'][truth['labels'] == label]
+    ignored = truth['bboxes_ignore'][truth['labels_ignore'] == label]
+    tp, fp = tpfp_default(boxes, objects, ignored, use_legacy_coordinate=voc_boxes)
+    return scores, tp[0], fp[0]
+
+
+def _matches(
+    prediction: Prediction, truth: dict, voc_boxes: bool
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """:func:`_match` of each class that is detected."""
+    for label in np.unique(prediction['labels'].numpy()):
+        yield _match(prediction, truth, label, voc_boxes)
+
+
+def _class_ap(
+    predictions: Sequence[Prediction],
+    truths: Sequence[dict],
+    label: int,
+    eval_mode: str,
+    voc_boxes: bool,
+) -> float | None:
+    """AP of one class over images; ``None`` if it has no objects."""
+    objects = sum(int((truth['labels'] == label).sum()) for truth in truths)
+    if objects == 0:
+        return None
+    pairs = zip(predictions, truths)
+    matches = [_match(found, truth, label, voc_boxes) for found, truth in pairs]
+    scores, hits, misses = zip(*matches)
+    order = np.argsort(-np.concatenate(scores), kind='stable')
+    # In double precision, or the 11 points of recall are missed by a hair.
+    tp = np.concatenate(hits)[order].cumsum(dtype=float)
+    fp = np.concatenate(misses)[order].cumsum(dtype=float)
+    # A detection on an ignored object counts as neither: 0 of 0.
+    precision = tp / np.maximum(tp + fp, np.finfo(np.float32).eps)
+    return float(average_precision(tp / objects, precision, eval_mode))
+
+
+def image_ap(
+    prediction: Prediction,
+    sample: Any,
+    gt_scale: str = 'original',
+    voc_boxes: bool = False,
+) -> float:
+    """Mean AP at IoU 0.5 over the classes that one image shows, in 0..1.
+
+    An image without objects has ``1 - highest false score``: there detections only
+    harm, but for those of ignored ("difficult") objects.
+
+    Args:
+        prediction: ``bboxes`` (K, 4), ``scores``, ``labels`` (K,), tensors on the CPU.
+        sample: Data sample with the ground truth.
+        gt_scale: Scale of the ground truth: ``'original'``, that of the file, or
+            ``'input'``.
+        voc_boxes: A box from 0 to 9 is 10 wide, as VOCMetric has it.
+    """
+    truth = _truth(sample, gt_scale)
+    if len(truth['labels']) == 0:
+        matches = _matches(prediction, truth, voc_boxes)
+        return 1 - max((float((s * fp).max()) for s, _, fp in matches), default=0.0)
+    aps = [
+        _class_ap([prediction], [truth], label, 'area', voc_boxes)
+        for label in np.unique(truth['labels'])
+    ]
+    return float(np.mean(aps))
+
+
+def image_margin(
+    prediction: Prediction,
+    sample: Any,
+    gt_scale: str = 'original',
+    voc_boxes: bool = False,
+) -> float:
+    """Summed scores of true detections at IoU 0.5, less those of false ones.
+
+    Of two results with the same AP on one image, the one with less of this harms the AP
+    over many images more: there scores decide what comes first.
+
+    Args:
+        prediction, sample, gt_scale, voc_boxes: See :func:`image_ap`.
+    """
+    matches = _matches(prediction, _truth(sample, gt_scale), voc_boxes)
+    return float(sum((score * (tp - fp)).sum() for score, tp, fp in matches))
+
+
+def class_aps(
+    predictions: Sequence[Prediction],
+    samples: Sequence[Any],
+    classes: Sequence[str],
+    gt_scale: str = 'original',
+    eval_mode: str = 'area',
+    voc_boxes: bool = False,
+) -> dict[str, float]:
+    """AP at IoU 0.5 over all images of every class that they show.
+
+    Args:
+        predictions: Predictions for each image; see :func:`image_ap`.
+        samples: Data samples of these images.
+        classes: Names of the classes.
+        gt_scale: See :func:`image_ap`.
+        eval_mode: ``'area'`` under the curve, or ``'11points'``.
+        voc_boxes: See :func:`image_ap`.
+    """
+    truths = [_truth(sample, gt_scale) for sample in samples]
+    aps = {}
+    for label, name in enumerate(classes):
+        ap = _class_ap(predictions, truths, label, eval_mode, voc_boxes)
+        if ap is not None:
+            aps[name] = ap
+    return aps

@@ -1,0 +1,243 @@
+"""Tables of robustness: rows of one or several models, for a terminal or Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .entry import Entry, main_metric
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+    from .report.page import Page
+    from .results import Results
+
+ORDER = ('clean', 'worst_case', 'attack', 'control')
+UNRELIABLE = ' (!)'
+# Metrics by the end of their names, as tables call them.
+SHORT_NAMES = {'/mAP': 'mAP', '/bbox_mAP': 'mAP', '/top1': 'accuracy'}
+
+
+@dataclass
+class Table:
+    """Text in rows and columns; the first column is flush left, all others right.
+
+    Args:
+        title: Title; Markdown has none.
+        columns: Names of the columns.
+        rows: Cells, as many as columns. A cell that ends with ``(!)`` is unreliable.
+
+    Example:
+        >>> print(Table('', ['attack', 'mAP'], [['pgd', '0.400 (!)']]).to_markdown())
+        | attack | mAP |
+        |---|---|
+        | pgd | 0.400 (!) |
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]] = field(default_factory=list)
+
+    def to_rich(self) -> RichTable:
+        """For a terminal; what is unreliable is red."""
+        from rich.markup import escape
+        from rich.table import Table as RichTable
+
+        table = RichTable(title=escape(self.title))
+        for number, column in enumerate(self.columns):
+            justify = 'right' if number else 'left'
+            table.add_column(escape(column), justify=justify)
+        for row in self.rows:
+            cells = [escape(cell) for cell in row]
+            red = f' [bold red]{UNRELIABLE.strip()}[/]'
+            table.add_row(*[cell.replace(UNRELIABLE, red) for cell in cells])
+        return table
+
+    def to_markdown(self) -> str:
+        """For a README."""
+        lines = [self.columns, ['---'] * len(self.columns), *self.rows]
+        texts = [[markdown(cell) for cell in line] for line in lines]
+        rule = '|' + '|'.join(texts[1]) + '|'
+        written = ['| ' + ' | '.join(cells) + ' |' for cells in texts]
+        return '\n'.join([written[0], rule, *written[2:]])
+
+
+def markdown(text: object) -> str:
+    """Any text as Markdown that stays text, also in a table."""
+    text = str(text).replace('\n', ' ').replace('|', '\\|')
+    return text.replace('<', '&lt;')
+
+
+@dataclass
+class Row:
+    """The same attack with the same settings on several models.
+
+    Args:
+        entry: Entry of the first model that met it.
+        cells: Entry of each model, or ``None``.
+    """
+
+    entry: Entry
+    cells: list[Entry | None]
+
+
+def align(models: Sequence[Sequence[Entry]]) -> list[Row]:
+    """Put entries of several models side by side where their settings are alike.
+
+    Rows come by role (clean, worst case, attacks, controls), then in the order in which
+    attacks are first met, then by budget.
+    """
+    rows: list[Row] = []
+    for number, entries in enumerate(models):
+        for entry in entries:
+            row = _free_row(rows, entry, number)
+            if row is None:
+                row = Row(entry, [None] * len(models))
+                rows.append(row)
+            row.cells[number] = entry
+    labels = [row.entry.label for row in rows]
+
+    def place(row: Row) -> tuple:
+        budget = row.entry.budget
+        size = ('', 0.0) if budget is None else (budget.norm, budget.radius)
+        return ORDER.index(row.entry.role), labels.index(row.entry.label), size
+
+    return sorted(rows, key=place)
+
+
+def _free_row(rows: Sequence[Row], entry: Entry, number: int) -> Row | None:
+    """A row of such entries that has none of this model yet."""
+    for row in rows:
+        if _settings(row.entry) == _settings(entry) and row.cells[number] is None:
+            return row
+    return None
+
+
+def _settings(entry: Entry) -> tuple:
+    return (
+        entry.label,
+        entry.budget,
+        entry.steps,
+        entry.restarts,
+        entry.eot,
+        entry.quantize,
+    )
+
+
+def short_name(metric: str) -> str:
+    """How tables call a metric: ``'mAP'``, ``'accuracy'``, or its full name."""
+    for end, name in SHORT_NAMES.items():
+        if metric.endswith(end):
+            return name
+    return metric
+
+
+def score(entry: Entry) -> str:
+    """Main metric with its marks: ``*`` counts rows above, ``(!)`` is unreliable."""
+    text = f'{entry.value:.3f}'
+    if entry.cumulative:
+        text += '*'
+    return text + (UNRELIABLE if entry.flags else '')
+
+
+def share(kept: float | None) -> str:
+    """A share in percent; ``'-'`` of nothing."""
+    return '-' if kept is None else f'{100 * kept:.0f} %'
+
+
+def number(value: float | None) -> str:
+    """A number without digits after the point, or nothing."""
+    return '' if value is None else f'{value:,.0f}'
+
+
+def kept(entry: Entry, clean: Entry) -> float | None:
+    """Share of the clean metric that is left; ``None`` if there was nothing."""
+    return entry.value / clean.value if clean.value > 0 else None
+
+
+def results_table(results: Results) -> Table:
+    """All rows of one model."""
+    metric = short_name(results.clean.metric)
+    title = f'{results.name}: robust {metric} (protocol: {results.protocol})'
+    columns = ['attack', 'budget', 'steps', metric, 'kept']
+    table = Table(title, [*columns, 'seconds', 'gradients', 'queries'])
+    for entry in results.entries:
+        table.rows.append(
+            [
+                entry.label,
+                entry.where,
+                number(entry.steps),
+                score(entry),
+                share(kept(entry, results.clean)),
+                f'{entry.cost.seconds:,.1f}',
+                number(entry.cost.grad_evals),
+                number(entry.cost.queries),
+            ]
+        )
+    return table
+
+
+def page_table(page: Page) -> Table:
+    """All rows of several models, side by side."""
+    columns = ['attack', 'budget', 'steps']
+    for model in page.models:
+        columns += [model.name, 'kept']
+    table = Table('', columns)
+    for row in page.table:
+        cells = [row.entry.label, row.entry.where, number(row.entry.steps)]
+        for model, entry in zip(page.models, row.cells):
+            if entry is None:
+                cells += ['-', '-']
+            else:
+                cells += [score(entry), share(model.kept(entry))]
+        table.rows.append(cells)
+    return table
+
+
+def comparison_table(page: Page) -> Table:
+    """One line for each model: clean, and what is left at worst at each budget."""
+    metric = short_name(page.models[0].clean.metric)
+    title = f'{metric} and share kept: the worst case, else the worst attack'
+    budgets = page.budgets.values()
+    columns = ['model', 'images', 'clean', *budgets, 'M params', 'train s', 'attack s']
+    table = Table(title, columns)
+    for model in page.models:
+        cells = [model.name, str(model.clean.num_images), score(model.clean)]
+        for budget in page.budgets:
+            entry = model.lead.get(budget)
+            if entry is None:
+                cells.append('-')
+            else:
+                left = f'{share(model.kept(entry))} {entry.label}'
+                cells.append(f'{entry.value:.3f} {left}{_mark(entry)}')
+        parameters, seconds = model.cost.trainable_params, model.cost.train_seconds
+        cells.append('' if parameters is None else f'{parameters / 1e6:.2f}')
+        cells.append(number(seconds))
+        cells.append(number(sum(e.cost.seconds for e in model.entries)))
+        table.rows.append(cells)
+    return table
+
+
+def _mark(entry: Entry) -> str:
+    return UNRELIABLE if entry.flags else ''
+
+
+def corruptions_table(report: Mapping[str, Any]) -> Table:
+    """Corruptions by severities, with their means, of a ``corruptions.json``."""
+    values = {}
+    for row in report['results']:
+        values[row['corruption'], row['severity']] = main_metric(row['metrics'])
+    rpc = report['rPC']
+    title = (
+        f'P {report["P"]:.3f}, mPC {report["mPC"]:.3f}, '
+        f'rPC {"undefined" if rpc is None else f"{rpc:.1%}"}'
+    )
+    columns = ['corruption', *map(str, report['severities']), 'mean']
+    table = Table(title, columns)
+    for name in report['corruptions']:
+        cells = [values[name, severity] for severity in report['severities']]
+        cells.append(sum(cells) / len(cells))
+        table.rows.append([name, *(f'{value:.3f}' for value in cells)])
+    return table

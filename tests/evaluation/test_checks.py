@@ -1,0 +1,231 @@
+import math
+import re
+
+import numpy as np
+import pytest
+from builders import make_entry, make_record
+
+from mmdiff.evaluation.checks import (
+    CODES,
+    check_clean,
+    check_controls,
+    check_entry,
+    check_members,
+    check_randomness,
+    check_rows,
+    count_differing,
+    flag,
+)
+from mmdiff.evaluation.entry import Entry
+
+CLEAN = make_entry('clean', 0.5)
+SCORE = 'mean AP per image'
+
+
+def codes(flags):
+    return [f.code for f in flags]
+
+
+@pytest.mark.parametrize(
+    'code, broken, words',
+    [
+        ('raised_metric', make_entry(value=0.6), r'\(0.500 to 0.600\)'),
+        (
+            'few_changed',
+            make_entry(sanity={'changed': 4, 'changed_share': 0.4}),
+            'changed 4 of 10 images only',
+        ),
+        (
+            'objective_not_raised',
+            make_entry(sanity={'objective_ends': (2.0, 1.5)}),
+            r'raise its objective \(2 to 1.5\)',
+        ),
+        (
+            'nonfinite_gradients',
+            make_entry(sanity={'nonfinite_grads': 3}),
+            '3 non-finite gradients',
+        ),
+        (
+            'zero_gradients',
+            make_entry(sanity={'zero_grads': 50, 'zero_share': 0.5}),
+            '50 gradients of 100 that were zero',
+        ),
+        (
+            'blocked',
+            make_entry(sanity={'blocked': 10, 'changed': 0, 'changed_share': 0.0}),
+            'no gradient at all on 10 images',
+        ),
+        ('left_budget', make_entry(sanity={'max_delta': 9.0}), 'a change of 9'),
+        (
+            'left_pixel_range',
+            make_entry(sanity={'pixel_max': 256.0}),
+            'range of pixels: 0 to 256',
+        ),
+    ],
+)
+def test_what_makes_a_row_hard_to_believe_gets_its_flag(code, broken, words):
+    (found,) = check_entry(broken, CLEAN)
+    assert found.code == code
+    assert found.text.startswith('pgd at eps=8 ')
+    assert re.search(words, found.text)
+
+
+def test_what_chance_can_do_is_believed():
+    assert check_entry(make_entry(), CLEAN) == []
+    # One class of one image may turn by chance, if there are few.
+    assert check_entry(make_entry(value=0.51), CLEAN) == []
+    assert check_entry(make_entry(value=0.51, images=1000), CLEAN)
+    still = {'changed': 0, 'changed_share': 0.0, 'max_delta': 0.0}
+    assert check_entry(make_entry(eps=0, sanity=still), CLEAN) == []
+    assert check_entry(make_entry(sanity={'zero_share': 0.1}), CLEAN) == []
+
+
+def test_a_control_may_leave_the_metric_as_it_is():
+    assert check_entry(make_entry('random_noise', 0.6), CLEAN) == []
+
+
+def test_a_code_without_an_explanation_is_refused():
+    with pytest.raises(ValueError, match="code='odd' is unknown; explain it in CODES"):
+        flag('odd', 'pgd is odd')
+    assert all(text.endswith('.') for text in CODES.values())
+
+
+def test_a_clean_metric_of_zero_is_flagged():
+    assert codes(check_clean(make_entry('clean', 0.0))) == ['clean_is_zero']
+    assert check_clean(CLEAN) == []
+
+
+def test_one_pass_on_a_randomised_model_is_flagged_with_the_cure():
+    (found,) = check_randomness(make_entry(), 2, 4)
+    assert found.code == 'randomised'
+    assert found.text.endswith('two clean runs differ on 2 of 4 images: randomised, set eot')
+    without = make_entry(settings={'steps': 3})
+    assert 'it has no eot to set' in check_randomness(without, 2, 4)[0].text
+    assert check_randomness(make_entry(settings={'eot': 4}), 2, 4) == []
+    assert check_randomness(make_entry(), 0, 4) == []
+    assert check_randomness(make_entry('random_noise'), 2, 4) == []
+
+
+def test_clean_runs_are_compared_image_by_image():
+    first = make_record([1] * 3, predictions=[{'x': k} for k in range(3)])
+    second = make_record([1] * 2, predictions=[{'x': 0}, {'x': 5}])
+    assert count_differing(first, second, lambda a, b: a != b) == 1
+
+
+def good_controls():
+    return {
+        'random_noise': make_record([0.75] * 16),
+        'longer': make_record([0.25] * 16),
+        'large': make_record([0.02] * 16),
+        'square': make_record([0.7] * 16, [1.0] * 16),
+    }
+
+
+def compare(**controls):
+    clean, hit = make_record([0.8] * 20), make_record([0.3] * 20)
+    controls = {**good_controls(), **controls}
+    return check_controls(make_entry(), clean, hit, controls, SCORE)
+
+
+def test_controls_of_a_healthy_attack_raise_no_flag():
+    sanity, flags = compare()
+    assert flags == []
+    assert sanity.images == 16 and sanity.attack == 'pgd at eps=8'
+    assert sanity.scores == pytest.approx(
+        {
+            'clean': 0.8,
+            'attacked': 0.3,
+            'random_noise': 0.75,
+            'longer': 0.25,
+            'large': 0.02,
+            'square': 0.7,
+        }
+    )
+    assert (sanity.objective, sanity.square_objective) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    'name, bad, code, words',
+    [
+        (
+            'random_noise',
+            make_record([0.1] * 16),
+            'weaker_than_noise',
+            r'noise of its size \(mean AP per image 0.300 against 0.100\)',
+        ),
+        ('longer', make_record([0.1] * 16), 'not_converged', 'from 0.300 to 0.100'),
+        ('large', make_record([0.3] * 16), 'gradients_lead_nowhere', 'clean 0.800'),
+        (
+            'square',
+            make_record([0.7] * 16, [2.2] * 16),
+            'gradient_hidden',
+            'objective of 2, black-box search 2.2',
+        ),
+    ],
+)
+def test_a_control_that_does_better_is_named(name, bad, code, words):
+    (found,) = compare(**{name: bad})[1]
+    assert found.code == code and found.text.startswith('pgd at eps=8 ')
+    assert re.search(words, found.text)
+
+
+def test_images_left_out_and_the_luck_of_one_image_decide_nothing():
+    square = make_record([0.7] * 16, [math.nan] * 15 + [2.0])
+    longer = make_record([0.3] * 15 + [0.0])
+    assert compare(square=square, longer=longer)[1] == []
+
+
+def test_an_attack_may_have_noise_as_its_only_control():
+    clean, hit = make_record([0.8] * 4), make_record([0.3] * 4)
+    controls = {'random_noise': make_record([0.75] * 4)}
+    sanity, flags = check_controls(make_entry(), clean, hit, controls, 'accuracy')
+    assert flags == [] and sanity.objective is None
+
+
+def rows(**scores):
+    return [make_entry(name, image_score=score) for name, score in scores.items()]
+
+
+LARGE_SET = make_entry('clean', 0.8, images=100)
+
+
+def flagged(made):
+    check_rows(made, LARGE_SET, SCORE)
+    return {row.label: codes(row.flags) for row in made if row.flags}
+
+
+def test_rows_that_beat_noise_and_black_box_search_are_believed():
+    made = rows(pgd=0.2, dag=0.4, square=0.5, mim=0.6, random_noise=0.7)
+    made[3].settings['source'] = 'a,b'
+    assert flagged(made) == {}
+
+
+def test_rows_that_do_less_than_noise_or_black_box_search_are_flagged():
+    made = rows(pgd=0.2, dag=0.5, square=0.4, mim=0.6, random_noise=0.55)
+    made[3].settings['source'] = 'a,b'  # it sees no gradient: noise only
+    assert flagged(made) == {'dag': ['gradient_hidden'], 'mim': ['weaker_than_noise']}
+    assert made[1].flags[0].text.startswith('dag at eps=8 leaves a mean AP per image')
+    assert '0.600 against 0.550' in made[3].flags[0].text
+
+
+def test_black_box_search_on_another_model_says_nothing_of_this_one():
+    made = rows(dag=0.5, square=0.4)
+    made[1].settings['source'] = 'a,b'
+    assert flagged(made) == {}
+
+
+def test_rows_of_what_was_left_and_noise_that_does_nothing_say_nothing():
+    made = rows(dag=0.5, square=0.4, random_noise=0.79)
+    made[1].cumulative = True
+    assert flagged(made) == {}
+
+
+def test_a_worst_case_needs_one_member_to_be_believed():
+    members = rows(pgd=0.2, dag=0.3)
+    worst = Entry.worst_case(members[0].budget, [row.key for row in members])
+    members[0].flags = [flag('blocked', 'pgd met nothing')]
+    assert check_members(worst, members) == []
+    members[1].flags = [flag('few_changed', 'dag changed nothing')]
+    (found,) = check_members(worst, members)
+    assert found.text == 'worst_case at eps=8: all its attacks are flagged'
+    assert np.isfinite(worst.budget.radius)

@@ -1,0 +1,103 @@
+"""The seam of tasks: what a classification is worth, measured by mmpretrain."""
+
+import pytest
+import torch
+from builders import make_record
+from mmengine.evaluator import BaseMetric, Evaluator
+
+from mmdiff.evaluation.entry import main_metric
+from mmdiff.evaluation.record import RunRecord
+from mmdiff.evaluation.scoring import GroundTruth, scorer_of
+
+pytest.importorskip('mmpretrain')
+LABELS = (0, 1, 1)
+CLASSES = ('cat', 'dog', 'cow')
+
+
+@pytest.fixture
+def scorer():
+    from mmpretrain.evaluation import Accuracy
+    from mmpretrain.structures import DataSample
+
+    samples = [DataSample().set_gt_label(label) for label in LABELS]
+    truth = GroundTruth(len(samples), samples.__getitem__, CLASSES)
+    return scorer_of('classification', Evaluator(Accuracy(topk=(1,))), truth)
+
+
+def prediction(*scores):
+    scores = torch.tensor(scores)
+    return {'pred_score': scores, 'pred_label': scores.argmax().reshape(1)}
+
+
+@pytest.fixture
+def record(scorer):
+    """The first two images are right."""
+    predictions = [
+        prediction(0.7, 0.2, 0.1),
+        prediction(0.3, 0.4, 0.3),
+        prediction(0.1, 0.3, 0.6),
+    ]
+    scores = [scorer.image_score(i, found) for i, found in enumerate(predictions)]
+    return make_record(scores, predictions=predictions)
+
+
+def test_an_image_is_worth_one_if_its_class_is_right(record):
+    assert record.score.tolist() == [1, 1, 0]
+
+
+def test_the_accuracy_of_mmpretrain_is_the_mean_score(scorer, record):
+    metrics = scorer.measure(record)
+    assert metrics == {'accuracy/top1': pytest.approx(200 / 3)}
+    assert main_metric(metrics) == pytest.approx(record.score.mean())
+
+
+def test_the_margin_is_the_true_score_less_the_highest_other(scorer, record):
+    assert scorer.margins(record) == pytest.approx([0.5, 0.1, -0.3])
+
+
+def test_accuracy_by_class_leaves_out_classes_without_images(scorer, record):
+    assert scorer.per_class(record) == {'cat': 1.0, 'dog': 0.5}
+    assert scorer.mean_per_class(record) == 0.75
+
+
+def test_a_record_of_classifications_is_read_back(scorer, record, tmp_path):
+    record.save(tmp_path / 'a', 'run')
+    again = RunRecord.load(tmp_path / 'a', 3, 'run')
+    assert scorer.measure(again) == scorer.measure(record)
+    assert set(again.predictions[0]) == set(scorer.fields)
+
+
+def test_a_prediction_is_read_and_put_back_as_it_was(scorer):
+    from mmpretrain.structures import DataSample
+
+    sample, given = DataSample(), prediction(0.7, 0.2, 0.1)
+    scorer.put(sample, given)
+    again = scorer.read(sample)
+    assert all(torch.equal(again[name], given[name]) for name in scorer.fields)
+    with pytest.raises(ValueError, match='predicts no pred_score'):
+        scorer.read(DataSample())
+
+
+def test_noise_moves_scores_and_rounding_does_not(scorer):
+    one = prediction(0.7, 0.2, 0.1)
+    assert not scorer.differ(one, prediction(0.7 + 1e-5, 0.2 - 1e-5, 0.1))
+    assert scorer.differ(one, prediction(0.69, 0.21, 0.1))
+
+
+def test_an_evaluator_without_accuracy_and_samples_without_a_class_are_refused(scorer):
+    from mmpretrain.structures import DataSample
+
+    class Other(BaseMetric):
+        def process(self, data_batch, data_samples):
+            pass
+
+        def compute_metrics(self, results):
+            return {}
+
+    with pytest.raises(ValueError, match='compared by its accuracy; set test_eval'):
+        scorer_of('classification', Evaluator(Other()), scorer.truth)
+    with pytest.raises(ValueError, match='has no one true class'):
+        scorer.check_sample(DataSample())
+    with pytest.raises(ValueError, match='has no one true class'):
+        scorer.check_sample(DataSample().set_gt_label([0, 1]))
+    scorer.check_sample(scorer.truth.sample(0))
