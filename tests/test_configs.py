@@ -15,9 +15,10 @@ from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
 from mmdiff import DAG, PGD, DiffusionModel, config_path
+from mmdiff.attacks import oracle_of
 from mmdiff.diffusion.converters.adm import PRESETS, adm_unet_config
-from mmdiff.evaluation import protocol_of
-from mmdiff.evaluation.robustness import PRESETS as PRESETS_OF_ATTACKS
+from mmdiff.engine.presets import PRESETS as PRESETS_OF_ATTACKS
+from mmdiff.engine.presets import protocol_of
 from mmdiff.registry import ATTACKS
 
 ROOT = Path(__file__).parents[1] / 'configs'
@@ -121,10 +122,10 @@ def test_detector_trains_and_is_attacked(name):
     assert frozen == ('scratch' not in name and 'finetuned' not in name)
     assert any(k.startswith('neck') for k in changed)
     for attack in (PGD(eps=4, steps=1), DAG(eps=4, steps=1, max_proposals=50)):
-        adversarial = attack(model.eval(), batch)
-        assert torch.isfinite(adversarial[0]).all()
+        result = attack.run(oracle_of(model.eval()), batch)
+        assert torch.isfinite(result.inputs[0]).all()
         if isinstance(attack, PGD):
-            assert attack.stats.changed == 2 and attack.stats.zero_grads == 0
+            assert result.stats.changed == 2 and result.stats.zero_grads == 0
 
 
 @pytest.mark.parametrize('name', PRETRAIN)
