@@ -39,7 +39,7 @@ class APGDTrace(Trace):
 
 @ATTACKS.register_module()
 @dataclass(eq=False, kw_only=True)
-class APGD(GradientAttack):
+class APGD(GradientAttack[APGDTrace]):
     """Auto-PGD (Croce and Hein 2020, Algorithm 1) on a detector or classifier.
 
     The step starts at ``2 * eps``. Image by image it is halved at checkpoints where too

@@ -14,16 +14,15 @@ from torch import Tensor
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.modules import training_flags
 
-from .attack import Attack
 from .dag_proposals import Proposals, propose
 from .oracle import GradientBlocked, ImageGroup, Oracle
 from .result import AttackStats
-from .source import Source
+from .source import SourcedAttack
 
 
 @ATTACKS.register_module()
 @dataclass(eq=False, kw_only=True)
-class DAG(Attack):
+class DAG(SourcedAttack):
     """Dense Adversary Generation (Xie et al. 2017) on two- and one-stage detectors.
 
     Proposals are found once, on the clean image, with a denser NMS. Those that overlap
@@ -47,8 +46,7 @@ class DAG(Attack):
         active_score: Score of the object's class above which it is attacked.
         strong_score: A proposal that is best of its neighbours (NMS at 0.35) counts as
             fooled only with this score of its target.
-        source: Another model to run the attack on; see :class:`IterativeAttack`.
-        norm, quantize, seed: See :class:`Attack`.
+        source, norm, quantize, seed: See :class:`SourcedAttack`.
 
     Raises:
         ValueError: For arguments out of range; on running, for a model without boxes
@@ -66,7 +64,6 @@ class DAG(Attack):
     active_iou: float = 0.1
     active_score: float = 0.1
     strong_score: float = 0.8
-    source: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,15 +71,9 @@ class DAG(Attack):
             raise ValueError(
                 f'steps={self.steps} must be at least 1 and gamma={self.gamma} above 0.'
             )
-        if self.source is not None:
-            self.source = Source.parse(self.source)
 
     def threat_model(self) -> dict[str, Any]:
-        source = None if self.source is None else str(self.source)
-        return {**super().threat_model(), 'objective': 'targets', 'source': source}
-
-    def choose_oracle(self, oracle: Oracle) -> Oracle:
-        return oracle if self.source is None else self.source.oracle(oracle)
+        return {**super().threat_model(), 'objective': 'targets'}
 
     def perturb(
         self, oracle: Oracle, group: ImageGroup, stats: AttackStats

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from .attack import Attack
 from .objectives import objective_names
 from .oracle import ImageGroup, Oracle, Question
 from .result import AttackStats
-from .source import Source
+from .source import SourcedAttack
 
 PROPOSALS = ('fixed', 'moving')
 
 
 @dataclass(eq=False, kw_only=True)
-class IterativeAttack(Attack):
+class IterativeAttack(SourcedAttack):
     """Search images with a high objective; a subclass says how (:meth:`search`).
 
     Args:
@@ -42,10 +41,7 @@ class IterativeAttack(Attack):
             on the proposals for the clean image, equally sampled at every step;
             ``'moving'``: each iterate has its own, as the model computes its losses;
             they may fall unseen by the gradient, with fewer proposals on objects.
-        source: Another model to run the attack on, ``'CONFIG,CKPT'`` or
-            ``dict(config=..., checkpoint=...)``, with the victim's classes: the images
-            found on it are handed to the victim, which is never asked (transfer).
-        norm, quantize, seed: See :class:`Attack`.
+        source, norm, quantize, seed: See :class:`SourcedAttack`.
 
     Raises:
         ValueError: For arguments out of range.
@@ -58,7 +54,6 @@ class IterativeAttack(Attack):
     restart_offset: int = 0
     eot: int = 1
     proposals: str = 'fixed'
-    source: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,15 +74,6 @@ class IterativeAttack(Attack):
         for name in ('steps', 'restarts', 'eot'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
-        if self.source is not None:
-            self.source = Source.parse(self.source)
-
-    def threat_model(self) -> dict[str, Any]:
-        source = None if self.source is None else str(self.source)
-        return {**super().threat_model(), 'source': source}
-
-    def choose_oracle(self, oracle: Oracle) -> Oracle:
-        return oracle if self.source is None else self.source.oracle(oracle)
 
     @abstractmethod
     def search(
@@ -134,8 +120,11 @@ class Trace:
             self.best, self.best_loss = self.adv, loss
 
 
+TraceType = TypeVar('TraceType', bound=Trace)
+
+
 @dataclass(eq=False, kw_only=True)
-class GradientAttack(IterativeAttack):
+class GradientAttack(IterativeAttack, Generic[TraceType]):
     """Follow gradients; a subclass says where a step leads (:meth:`update`).
 
     Args:
@@ -161,7 +150,7 @@ class GradientAttack(IterativeAttack):
     trace_type: ClassVar[type[Trace]] = Trace
 
     @abstractmethod
-    def update(self, trace: Trace, grad: Tensor, loss: float, step: int) -> Tensor:
+    def update(self, trace: TraceType, grad: Tensor, loss: float, step: int) -> Tensor:
         """Return the next iterate, within the budget.
 
         Args:
@@ -174,7 +163,7 @@ class GradientAttack(IterativeAttack):
     def search(
         self, question: Question, group: ImageGroup, restart: int
     ) -> tuple[list[Tensor], list[float]]:
-        traces = []
+        traces: list[Any] = []
         for x, image_id in zip(group.pixels, group.ids):
             start = self._start(x, image_id, restart)
             traces.append(self.trace_type(x, start, start))

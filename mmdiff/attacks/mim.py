@@ -21,7 +21,7 @@ class MomentumTrace(Trace):
 
 @ATTACKS.register_module()
 @dataclass(eq=False, kw_only=True)
-class MIM(GradientAttack):
+class MIM(GradientAttack[MomentumTrace]):
     """Momentum iterative method (Dong et al. 2018, Algorithm 1): transfers better.
 
     ``g <- decay * g + grad / |grad|_1``; steps go along its sign, or along ``g`` (l2).

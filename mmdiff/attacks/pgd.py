@@ -13,7 +13,7 @@ from .iterative_attack import GradientAttack, Trace, check_step_size
 
 @ATTACKS.register_module()
 @dataclass(eq=False, kw_only=True)
-class PGD(GradientAttack):
+class PGD(GradientAttack[Trace]):
     """Projected gradient descent (Madry et al. 2018) on a detector or classifier.
 
     On two-stage detectors it ascends on the losses as the model computes them: each

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -14,6 +15,7 @@ from torch import nn
 
 from mmdiff.registry import MODELS
 
+from .attack import Attack
 from .oracle import Oracle, oracle_of
 
 
@@ -84,3 +86,32 @@ def _load(config: str, checkpoint: str, _written: tuple) -> nn.Module:
         model = MODELS.build(cfg.model).eval()
     load_checkpoint(model, checkpoint, map_location='cpu')
     return model
+
+
+@dataclass(eq=False, kw_only=True)
+class SourcedAttack(Attack):
+    """An attack that may be run on another model than the one under test.
+
+    Args:
+        source: Another model to run the attack on, ``'CONFIG,CKPT'`` or
+            ``dict(config=..., checkpoint=...)``, with the victim's classes: the images
+            that deceive it are handed to the victim, which is never asked (transfer).
+        eps, norm, quantize, seed: See :class:`Attack`.
+
+    Raises:
+        ValueError: For another form of ``source``.
+    """
+
+    source: Any = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source is not None:
+            self.source = Source.parse(self.source)
+
+    def threat_model(self) -> dict[str, Any]:
+        source = None if self.source is None else str(self.source)
+        return {**super().threat_model(), 'source': source}
+
+    def choose_oracle(self, oracle: Oracle) -> Oracle:
+        return oracle if self.source is None else self.source.oracle(oracle)

@@ -104,10 +104,10 @@ def test_mim_accumulates_normalised_gradients():
     assert torch.allclose(trace.adv, 100 - first.sign())
 
 
-def climb(attack, slope, start, objective):
-    """Iterates of APGD on an objective of one variable per pixel."""
+def climb(attack, slope, start, objective, steps=None):
+    """Iterates of an attack on an objective of one variable per pixel."""
     trace, path = trace_of(attack, start), []
-    for step in range(attack.steps):
+    for step in range(steps or attack.steps):
         loss = objective(trace.adv)
         trace.see(loss)
         path.append((trace.adv, loss))
@@ -148,8 +148,7 @@ def test_apgd_keeps_its_step_while_the_objective_rises():
     assert trace.size == 16
     # Condition 1: 16 of 22 steps rose, below rho = 0.75 of them.
     rises = iter([k if k <= 16 else 16 - k for k in range(23)])
-    attack.steps = 23
-    trace, path = climb(attack, torch.ones_like, start, lambda x: next(rises))
+    trace, path = climb(attack, torch.ones_like, start, lambda x: next(rises), 23)
     assert trace.size == 8 and trace.before is path[16][0]
 
 
