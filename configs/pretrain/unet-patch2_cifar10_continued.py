@@ -8,7 +8,7 @@ only. A stage starts from weights by
     --cfg-options model.model.source=mmdiff::cifar10_patch2
 """
 
-_base_ = './unet-patch2_cifar10.py'
+_base_ = './unet-patch2_1xb64-3600it_cifar10.py'
 
 model = dict(autocast=None, num_levels=4)
 # An average from the first step on: the weights that a stage starts from are good.

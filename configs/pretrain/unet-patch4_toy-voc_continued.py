@@ -12,7 +12,7 @@ Data, with held-out images:
         --num-val 250 --seed 1 --small
 """
 
-_base_ = './unet-patch4_toy-voc.py'
+_base_ = './unet-patch4_1xb32-2400it_toy-voc.py'
 
 model = dict(autocast=None, num_levels=4)
 val_dataloader = dict(
