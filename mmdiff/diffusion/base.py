@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..utils.digests import digest_tensors
 from .features import FeatureInfo, resolve_taps
 from .predictions import noise_from, target_of, x0_from
-from .sampling import Generators
+from .sampling import Generators, Request
 
 
 class DiffusionModel(nn.Module, ABC):
@@ -26,6 +26,7 @@ class DiffusionModel(nn.Module, ABC):
 
     Attributes:
         time_unit: ``'timestep'`` or ``'sigma'``.
+        default_steps: Number of steps that :meth:`sample` takes if none is given.
         encoder_stride: Pixels of the image per pixel of what noise is added to.
         patch_size: The network sees ``pixel_unshuffle(x, patch_size)``.
         total_stride: What H and W of an image must divide by.
@@ -43,6 +44,7 @@ class DiffusionModel(nn.Module, ABC):
     """
 
     time_unit: str
+    default_steps: int
     encoder_stride: int = 1
     patch_size: int = 1
 
@@ -189,18 +191,9 @@ class DiffusionModel(nn.Module, ABC):
             x: Images, (N, C, H, W), that the scales are to broadcast over.
         """
 
+    @abstractmethod
     def check_time(self, time: float) -> None:
-        """Complain about a time that the prior was not trained for.
-
-        Raises:
-            ValueError: If it is outside ``time_range``.
-        """
-        low, high = self.time_range
-        if not low <= time <= high:
-            raise ValueError(
-                f'{self.time_unit}={time} is out of range; this prior has {low} '
-                f'(almost clean) to {high} (almost noise).'
-            )
+        """Raise ValueError for a time that the prior was not trained for."""
 
     def add_noise(self, x0: Tensor, t: float | Tensor, noise: Tensor) -> Tensor:
         """Return ``x_t = alpha_t x_0 + sigma_t noise``; t is one time or (N,)."""
@@ -313,7 +306,7 @@ class DiffusionModel(nn.Module, ABC):
     def diffusion_loss(
         self, x0: Tensor, t: Tensor, noise: Tensor, cond: Tensor | None = None
     ) -> Tensor:
-        """Mean squared error of the network's own prediction, per sample: (N,).
+        """Return the mean squared error of the network's own prediction, (N,).
 
         Args:
             x0: Images, (N, 3, H, W) in [-1, 1] (latents of a latent prior).
@@ -326,11 +319,10 @@ class DiffusionModel(nn.Module, ABC):
         target = target_of(self.prediction_type, x0, noise, *scales)
         return (out.float() - target).square().flatten(1).mean(1)
 
-    @abstractmethod
     def sample(
         self,
         shape: tuple[int, int, int],
-        steps: int = 50,
+        steps: int | None = None,
         generator: Generators = None,
         cond: Tensor | None = None,
         guidance: float = 1.0,
@@ -339,7 +331,7 @@ class DiffusionModel(nn.Module, ABC):
 
         Args:
             shape: (N, H, W).
-            steps: Number of denoising steps.
+            steps: Number of denoising steps; ``None`` is ``default_steps``.
             generator: Source of the starting noise; a list gives one to each image.
             cond: Classes, (N,), of a class-conditional prior.
             guidance: Weight of classifier-free guidance (Ho and Salimans 2022), for
@@ -348,3 +340,9 @@ class DiffusionModel(nn.Module, ABC):
         Returns:
             (N, 3, H, W), clipped to [-1, 1].
         """
+        steps = self.default_steps if steps is None else steps
+        return self._sample(Request(shape, steps, generator, cond, guidance))
+
+    @abstractmethod
+    def _sample(self, request: Request) -> Tensor:
+        """Draw images by the sampler of this kind of prior."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from .base import DiffusionModel
 from .features import FeatureInfo, take_taps
 from .networks import EDMPrecond
-from .sampling import Generators, sample_heun
+from .sampling import Request, sample_heun
 
 
 class EDMDiffusionModel(DiffusionModel):
@@ -34,6 +34,7 @@ class EDMDiffusionModel(DiffusionModel):
     """
 
     time_unit = 'sigma'
+    default_steps = 18
     prediction_type = 'sample'
     # Mean and deviation of the logarithm of training sigmas (table 1).
     P_mean, P_std = -1.2, 1.2
@@ -128,18 +129,8 @@ class EDMDiffusionModel(DiffusionModel):
         sigma_data = self.unet.sigma_data
         return error * (t**2 + sigma_data**2) / (t * sigma_data) ** 2
 
-    def sample(
-        self,
-        shape: tuple[int, int, int],
-        steps: int = 18,
-        generator: Generators = None,
-        cond: Tensor | None = None,
-        guidance: float = 1.0,
-    ) -> Tensor:
-        """Draw images by Heun's method; arguments as :meth:`DiffusionModel.sample`."""
-        return sample_heun(
-            self, self.sigma_range, shape, steps, generator, cond, guidance
-        )
+    def _sample(self, request: Request) -> Tensor:
+        return sample_heun(self, self.sigma_range, request)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config and weights; the folder is a ``source``."""

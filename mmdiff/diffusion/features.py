@@ -73,7 +73,8 @@ def take_taps(
     layers = {} if layers is None else layers
     outputs: dict[str, Tensor] = {}
     for tap, output in blocks:
-        outputs[tap] = output
+        if tap in names:
+            outputs[tap] = output
         if all(name in outputs or name in layers for name in names):
             break
     return {name: layers[name] if name in layers else outputs[name] for name in names}

@@ -47,7 +47,7 @@ def _locate_shipped(source: str) -> Path:
 
 
 def shipped_priors() -> dict[str, Path]:
-    """Folders of the priors in the package and in the repository, by name."""
+    """List the folders of the priors in package and repository, by name."""
     places = [place for place in (WEIGHTS, ASSETS) if place.is_dir()]
     configs = [file for place in places for file in sorted(place.glob('*/config.json'))]
     return {file.parent.name: file.parent for file in configs}

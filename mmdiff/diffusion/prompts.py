@@ -90,7 +90,7 @@ class PromptEmbedder:
         return [encoder / 'config.json', weights, *words]
 
     def _key(self, prompt: str) -> str:
-        """SHA-256 of all that the embedding depends on."""
+        """Return the SHA-256 of all that the embedding depends on."""
         lines = [f'{path.name} {digest_file(path)}' for path in self._text_files()]
         return hashlib.sha256('\n'.join([prompt, *lines]).encode()).hexdigest()
 

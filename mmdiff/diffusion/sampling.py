@@ -1,6 +1,7 @@
 """Samplers: DDIM for priors that count timesteps, Heun for those that count sigmas."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -11,6 +12,17 @@ from .schedule import karras_sigmas
 
 # One generator for all images, or one for each of them.
 Generators = torch.Generator | list[torch.Generator] | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What images to draw; see :meth:`DiffusionModel.sample`."""
+
+    shape: tuple[int, int, int]
+    steps: int
+    generator: Generators = None
+    cond: Tensor | None = None
+    guidance: float = 1.0
 
 
 class Denoiser(Protocol):
@@ -73,81 +85,60 @@ def guided(
     return predict_guided
 
 
-def draw_start(
-    model: Denoiser, shape: tuple[int, int, int], generator: Generators
-) -> Tensor:
-    """Draw standard normal noise to start from, for images of shape (N, H, W)."""
-    count, height, width = shape
+def draw_start(model: Denoiser, request: Request) -> Tensor:
+    """Draw standard normal noise to start from."""
+    count, height, width = request.shape
     model.check_size(height, width)
     factor = model.encoder_stride
     size = (model.noise_channels, height // factor, width // factor)
-    generators = generator if isinstance(generator, list) else [generator] * count
+    generators = request.generator
+    if not isinstance(generators, list):
+        generators = [generators] * count
     noise = torch.stack([torch.randn(size, generator=g) for g in generators])
     return noise.to(next(model.parameters()).device)
 
 
 @torch.no_grad()
-def sample_ddim(
-    model: Denoiser,
-    scheduler: DDPMScheduler,
-    shape: tuple[int, int, int],
-    steps: int,
-    generator: Generators = None,
-    cond: Tensor | None = None,
-    guidance: float = 1.0,
-) -> Tensor:
+def sample_ddim(model: Denoiser, scheduler: DDPMScheduler, request: Request) -> Tensor:
     """Draw images with the steps of diffusers' ``DDIMScheduler``.
 
     Args:
         model: The prior.
         scheduler: Its noise schedule.
-        shape: (N, H, W).
-        steps: Number of evaluations.
-        generator: See :meth:`DiffusionModel.sample`.
-        cond: See :meth:`DiffusionModel.sample`.
-        guidance: See :meth:`DiffusionModel.sample`.
+        request: What to draw; there is one evaluation per step.
     """
-    predict = guided(model.predict, model.null_class, guidance)
-    x = draw_start(model, shape, generator)
+    predict = guided(model.predict, model.null_class, request.guidance)
+    x = draw_start(model, request)
     ddim = DDIMScheduler.from_config(
         scheduler.config,
         timestep_spacing='trailing',
         clip_sample=model.encoder_stride == 1,
     )
-    ddim.set_timesteps(steps)
+    ddim.set_timesteps(request.steps)
     for t in ddim.timesteps.tolist():
-        x = ddim.step(predict(x, t, cond), t, x).prev_sample
+        x = ddim.step(predict(x, t, request.cond), t, x).prev_sample
     return model.decode(x).clamp(-1, 1)
 
 
 @torch.no_grad()
 def sample_heun(
-    model: Denoiser,
-    sigma_range: tuple[float, float],
-    shape: tuple[int, int, int],
-    steps: int,
-    generator: Generators = None,
-    cond: Tensor | None = None,
-    guidance: float = 1.0,
+    model: Denoiser, sigma_range: tuple[float, float], request: Request
 ) -> Tensor:
     """Draw images by EDM's deterministic sampler (Karras et al. 2022, Algorithm 1).
 
     Args:
         model: The prior.
         sigma_range: Noise levels to end and to start with.
-        shape: (N, H, W).
-        steps: Number of noise levels; there are ``2 * steps - 1`` evaluations.
-        generator: See :meth:`DiffusionModel.sample`.
-        cond: See :meth:`DiffusionModel.sample`.
-        guidance: See :meth:`DiffusionModel.sample`.
+        request: What to draw; ``steps`` is the number of noise levels, and there are
+            ``2 * steps - 1`` evaluations.
     """
-    predict_x0 = guided(model.predict_x0, model.null_class, guidance)
+    predict_x0 = guided(model.predict_x0, model.null_class, request.guidance)
 
     def slope(x: Tensor, sigma: float) -> Tensor:
-        return (x - predict_x0(x, sigma, cond)) / sigma
+        return (x - predict_x0(x, sigma, request.cond)) / sigma
 
-    sigmas = [*karras_sigmas(steps, *sigma_range).tolist(), 0.0]
-    x = draw_start(model, shape, generator) * sigmas[0]
+    sigmas = [*karras_sigmas(request.steps, *sigma_range).tolist(), 0.0]
+    x = draw_start(model, request) * sigmas[0]
     for sigma, next_sigma in zip(sigmas[:-1], sigmas[1:]):
         d = slope(x, sigma)
         if next_sigma > 0:  # the second order is not defined at 0

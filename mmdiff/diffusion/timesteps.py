@@ -19,7 +19,7 @@ from .features import (
     truncate_unet,
 )
 from .predictions import PREDICTIONS
-from .sampling import Generators, sample_ddim
+from .sampling import Request, sample_ddim
 from .weights import save_network
 
 
@@ -41,6 +41,7 @@ class TimestepDiffusionModel(DiffusionModel):
     """
 
     time_unit = 'timestep'
+    default_steps = 50
 
     def __init__(
         self, unet: nn.Module, scheduler: DDPMScheduler, input_stride: int
@@ -85,6 +86,14 @@ class TimestepDiffusionModel(DiffusionModel):
     def middle_time(self) -> float:
         return self.num_train_timesteps / 2
 
+    def check_time(self, time: float) -> None:
+        low, high = self.time_range
+        if not low <= time <= high:
+            raise ValueError(
+                f'timestep={time} is out of range; this prior has {low} (almost clean) '
+                f'to {high} (almost noise).'
+            )
+
     def sample_times(self, count: int, device: torch.device | str = 'cpu') -> Tensor:
         """Draw uniform timesteps for training, (count,)."""
         return torch.randint(self.num_train_timesteps, (count,), device=device)
@@ -123,18 +132,8 @@ class TimestepDiffusionModel(DiffusionModel):
     def enable_gradient_checkpointing(self) -> None:
         self.unet.enable_gradient_checkpointing()
 
-    def sample(
-        self,
-        shape: tuple[int, int, int],
-        steps: int = 50,
-        generator: Generators = None,
-        cond: Tensor | None = None,
-        guidance: float = 1.0,
-    ) -> Tensor:
-        """Draw images by DDIM; arguments as :meth:`DiffusionModel.sample`."""
-        return sample_ddim(
-            self, self.scheduler, shape, steps, generator, cond, guidance
-        )
+    def _sample(self, request: Request) -> Tensor:
+        return sample_ddim(self, self.scheduler, request)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a diffusers folder: config, weights and noise schedule."""

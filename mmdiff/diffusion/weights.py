@@ -19,7 +19,7 @@ def one_line(error: Exception) -> str:
 
 
 def class_of(folder: Path) -> str:
-    """Name of the class that wrote the ``config.json`` in ``folder``.
+    """Return the name of the class that wrote the ``config.json`` in ``folder``.
 
     Raises:
         FileNotFoundError: If there is none.

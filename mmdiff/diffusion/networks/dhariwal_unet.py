@@ -15,18 +15,8 @@ HEAD_CHANNELS = 64
 class DhariwalUNet(EncoderDecoder):
     """ADM (Karras et al. 2022, app. F.6); it takes images of any size.
 
-    Args:
-        img_resolution: Side of the images that it was made for; blocks are named by it.
-        channels: Channels of the image.
-        label_dim: Number of classes; 0 is unconditional.
-        augment_dim: Length of the vector that tells of augmentations; 0 is none.
-        model_channels: Unit of the numbers of channels.
-        channel_mult: Channels of each level, in that unit; each halves the resolution.
-        channel_mult_emb: Channels of the embedding, in that unit.
-        num_blocks: Blocks per level; the decoder has one more.
-        attn_resolutions: Resolutions with self-attention.
-        dropout: Share that is dropped inside the blocks.
-        label_dropout: Share of the training samples that lose their class.
+    Arguments are those of :class:`SongUNet`, with defaults of their own; embedding,
+    encoder and filter cannot be chosen.
 
     Example:
         >>> import torch

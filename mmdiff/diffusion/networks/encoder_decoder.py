@@ -67,7 +67,7 @@ class EncoderDecoder(nn.Module, ABC):
 
     @abstractmethod
     def _num_heads(self, width: int) -> int:
-        """Heads of self-attention among ``width`` channels."""
+        """Return the number of heads among ``width`` channels."""
 
     @abstractmethod
     def _output_path(self, key: str) -> str:
