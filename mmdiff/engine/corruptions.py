@@ -56,6 +56,14 @@ class Summary:
         P: Main metric on clean images.
         mPC: Its mean over corruptions and severities.
         rPC: ``mPC / P``.
+
+    Example:
+        >>> rows = [
+        ...     {'corruption': 'clean', 'severity': 0, 'metrics': {'a/mAP': 0.5}},
+        ...     {'corruption': 'fog', 'severity': 1, 'metrics': {'a/mAP': 0.25}},
+        ... ]
+        >>> Summary.of(rows, [('fog', 1)])
+        Summary(P=0.5, mPC=0.25, rPC=0.5)
     """
 
     P: float | None

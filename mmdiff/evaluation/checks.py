@@ -53,6 +53,10 @@ MUCH = 0.1
 def flag(code: str, text: str) -> Flag:
     """Make a flag of a known code.
 
+    Example:
+        >>> flag('few_changed', 'dag at eps=2 changed 41 of 95 images only').code
+        'few_changed'
+
     Raises:
         ValueError: If :data:`CODES` does not explain the code.
     """

@@ -25,6 +25,10 @@ class ModelCost:
     Args:
         trainable_params: Parameters that training changes.
         train_seconds: Time that training took; ``None`` if unknown.
+
+    Example:
+        >>> ModelCost(1.5e6).train_seconds is None
+        True
     """
 
     trainable_params: float | None = None

@@ -34,6 +34,11 @@ class Run:
             model draws.
         attack: The attack; ``None``: clean.
         num_images: Number of images.
+
+    Example:
+        >>> from mmdiff.attacks import PGD
+        >>> Run('pgd', PGD(steps=10), 100).weight
+        32
     """
 
     name: str
@@ -77,6 +82,14 @@ class RobustPlan:
         num_checked: First images, on which the runs behind the checks are.
         num_values: Pixel values of an image, for the size of an L2 budget.
         skip_fooled: Whether attacks skip images that earlier ones brought to score 0.
+
+    Example:
+        >>> from mmdiff.attacks import PGD
+        >>> plan = RobustPlan([PGD(eps=8), PGD(eps=2)], 100, 16, 3 * 320 * 320)
+        >>> [run.name for run in plan.runs][:4]
+        ['clean', 'again', 'pgd_total_eps2', 'pgd_total_eps8']
+        >>> plan.checked.entry.key, list(plan.controls)
+        ('pgd_total_eps8', ['random_noise', 'longer', 'large', 'square'])
     """
 
     attacks: Sequence[Attack]

@@ -140,7 +140,7 @@ class RobustTestLoop(TestLoop):
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
         self.images = ImageSet(self.dataloader, kind.lighten)
-        classes = dataset.metainfo.get('classes', ())
+        classes = getattr(dataset, 'metainfo', {}).get('classes', ())
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
         self.scorer = kind(self.evaluator, truth)
         self.runs = CachedRuns(
@@ -288,7 +288,7 @@ class RobustTestLoop(TestLoop):
 
     def _draw_gallery(self) -> None:
         """Draw clean image, attacked image and change, under the strongest attack."""
-        steps = [s for s in self.plan.in_order if s.entry.role == 'attack']
+        steps = [s for s in self.plan.steps if s.entry.role == 'attack']
         steps = [step for step in steps if not step.entry.sanity.blocked]
         if not steps:
             return

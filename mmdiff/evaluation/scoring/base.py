@@ -131,7 +131,7 @@ class Scorer(ABC):
 
     def margins(self, record: RunRecord) -> list[float]:
         """:meth:`margin` of every image."""
-        return [self.margin(i, found) for i, found in enumerate(record.predictions)]
+        return [self.margin(i, one) for i, one in enumerate(record.predictions)]
 
     def measure(
         self, record: RunRecord, rank: int = 0, world: int = 1

@@ -23,6 +23,19 @@ class ClassificationScorer(Scorer):
 
     Raises:
         ValueError: If the evaluator has no accuracy.
+
+    Example:
+        >>> import torch
+        >>> from types import SimpleNamespace
+        >>> from mmengine.evaluator import Evaluator
+        >>> from mmpretrain.evaluation import Accuracy
+        >>> from mmdiff.evaluation.scoring import GroundTruth
+        >>> cat = SimpleNamespace(gt_label=torch.tensor([0]))
+        >>> truth = GroundTruth(1, lambda i: cat, ['cat', 'dog'])
+        >>> scorer = ClassificationScorer(Evaluator(Accuracy()), truth)
+        >>> prediction = {'pred_score': torch.tensor([0.75, 0.25])}
+        >>> scorer.image_score(0, prediction), scorer.margin(0, prediction)
+        (1.0, 0.5)
     """
 
     task = 'classification'

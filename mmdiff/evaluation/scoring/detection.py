@@ -33,6 +33,19 @@ class DetectionScorer(Scorer):
 
     Raises:
         ValueError: If the evaluator has no mAP of boxes.
+
+    Example:
+        >>> import torch
+        >>> from mmdet.structures import DetDataSample
+        >>> from mmengine.evaluator import Evaluator
+        >>> from mmdiff.evaluation.scoring import GroundTruth
+        >>> box = {'bboxes': torch.tensor([[0.0, 0, 9, 9]]), 'labels': torch.zeros(1)}
+        >>> sample = DetDataSample(gt_instances=InstanceData(**box))
+        >>> truth = GroundTruth(1, lambda i: sample, ['cat'])
+        >>> scorer = DetectionScorer(Evaluator(VOCMetric(metric='mAP')), truth)
+        >>> prediction = {**box, 'scores': torch.tensor([0.75])}
+        >>> round(scorer.image_score(0, prediction), 3), scorer.margin(0, prediction)
+        (1.0, 0.75)
     """
 
     task = 'detection'
@@ -162,8 +175,10 @@ def _class_ap(
     objects = sum(int((truth['labels'] == label).sum()) for truth in truths)
     if objects == 0:
         return None
-    pairs = zip(predictions, truths)
-    matches = [_match(found, truth, label, voc_boxes) for found, truth in pairs]
+    matches = [
+        _match(prediction, truth, label, voc_boxes)
+        for prediction, truth in zip(predictions, truths)
+    ]
     scores, hits, misses = zip(*matches)
     order = np.argsort(-np.concatenate(scores), kind='stable')
     # In double precision, or the 11 points of recall are missed by a hair.

@@ -1,0 +1,117 @@
+"""The seam of tasks: the loop knows nothing of boxes."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdiff.attacks import PGD, Square  # noqa: F401 (registered)
+from mmdiff.evaluation.report import build_page, read_reports, render
+
+pytest.importorskip('mmpretrain')
+CLASSES = ('cat', 'dog')
+
+
+@pytest.fixture
+def runner(tmp_path):
+    """A classifier that tells dark images from bright ones."""
+    generator = np.random.default_rng(0)
+    for level, name in zip((100, 140), CLASSES):
+        (tmp_path / 'data' / name).mkdir(parents=True)
+        for i in range(3):
+            noise = generator.integers(0, 20, (32, 32, 3))
+            image = (level + noise).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / 'data' / name / f'{i}.png'), image)
+    model = dict(
+        type='ImageClassifier',
+        data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3, num_classes=2),
+        backbone=dict(
+            type='ResNet',
+            depth=18,
+            base_channels=8,
+            stem_channels=8,
+            norm_cfg=dict(type='GN', num_groups=1),
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=2, in_channels=64),
+    )
+    dataset = dict(
+        type='CustomDataset',
+        data_root=str(tmp_path / 'data'),
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+    )
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    attacks = [
+        dict(type='mmdiff.PGD', eps=[2, 32], steps=5),
+        dict(type='mmdiff.Square', eps=32, steps=20),
+    ]
+    cfg = dict(
+        model=model,
+        default_scope='mmpretrain',
+        work_dir=str(tmp_path / 'work'),
+        test_dataloader=dict(
+            batch_size=2, num_workers=0, sampler=sampler, dataset=dataset
+        ),
+        test_evaluator=dict(type='Accuracy', topk=(1,)),
+        test_cfg=dict(
+            type='mmdiff.RobustTestLoop', attacks=attacks, sanity_images=6, name='tiny'
+        ),
+        log_level='WARNING',
+        randomness=dict(seed=0),
+        experiment_name=tmp_path.name,
+    )
+    runner = Runner.from_cfg(Config(cfg))
+    train(runner)
+    return runner
+
+
+def train(runner):
+    model = runner.model.train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(20):
+        for batch in runner.test_dataloader:
+            data = model.data_preprocessor(batch, training=True)
+            loss, _ = model.parse_losses(model(**data, mode='loss'))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+
+def test_a_classifier_is_tested_as_a_detector_is(runner, tmp_path):
+    metrics = runner.test()
+    path = tmp_path / 'work' / 'robustness.json'
+    report = json.loads(path.read_text())
+    assert report['task'] == 'classification' and report['complete']
+    rows = {row['key']: row for row in report['results']}
+    assert list(rows) == [
+        'clean',
+        'pgd_total_eps2',
+        'pgd_total_eps32',
+        'square_total_eps32',
+        'worst_case_eps32',
+    ]
+    for key, row in rows.items():
+        accuracy = metrics[f'{key}/accuracy/top1']
+        assert row['metrics'] == {'accuracy/top1': accuracy}
+        assert row['image_score'] == pytest.approx(accuracy / 100)
+        assert np.mean(list(row['per_class'].values())) == pytest.approx(accuracy / 100)
+    assert rows['clean']['image_score'] == 1
+    assert rows['pgd_total_eps32']['image_score'] < 1
+    assert (
+        rows['worst_case_eps32']['image_score']
+        <= (rows['pgd_total_eps32']['image_score'])
+    )
+    assert report['sanity']['large'] < 1 and report['gallery'] == []
+    html = render(build_page(read_reports([path])))
+    assert 'accuracy over the budget' in html
+
+
+def test_a_classifier_without_an_accuracy_is_refused(runner):
+    runner._test_evaluator = dict(type='ConfusionMatrix')
+    runner._test_loop = dict(runner.cfg.test_cfg)
+    with pytest.raises(ValueError, match="set test_evaluator to dict.type='Accuracy'"):
+        runner.test_loop  # noqa: B018 (it is built now)
