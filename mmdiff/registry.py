@@ -22,6 +22,7 @@ from mmengine.registry import Registry
 # Lets `_base_ = 'mmdiff::detection/...'` and mmengine.hub.get_config find the configs.
 MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
 
+# Locations are modules that register what they define: packages with lazy names do not.
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmdiff', locations=['mmdiff.models']
 )
@@ -32,13 +33,13 @@ TRANSFORMS = Registry(
     'transform',
     parent=MMENGINE_TRANSFORMS,
     scope='mmdiff',
-    locations=['mmdiff.datasets'],
+    locations=['mmdiff.datasets.transforms'],
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmdiff', locations=['mmdiff.engine']
+    'hook', parent=MMENGINE_HOOKS, scope='mmdiff', locations=['mmdiff.engine.hooks']
 )
 LOOPS = Registry(
-    'loop', parent=MMENGINE_LOOPS, scope='mmdiff', locations=['mmdiff.engine']
+    'loop', parent=MMENGINE_LOOPS, scope='mmdiff', locations=['mmdiff.engine.loops']
 )
 METRICS = Registry(
     'metric',
@@ -46,4 +47,4 @@ METRICS = Registry(
     scope='mmdiff',
     locations=['mmdiff.evaluation.metrics'],
 )
-ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks'])
+ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks.registered'])

@@ -9,7 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 
-from mmdiff.datasets.toy_voc import make_toy_voc
+from mmdiff.datasets.toy_shapes import make_toy_voc
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / 'examples' / 'attack_your_detector.ipynb'

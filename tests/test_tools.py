@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mmdiff.datasets.toy_voc import make_toy_voc
+from mmdiff.datasets.toy_shapes import make_toy_voc
 
 ROOT = Path(__file__).parents[1]
 CONFIG = 'configs/detection/faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py'
@@ -113,8 +113,8 @@ def test_test_under_attack(trained, toy):
 
 SMALL_QUICKSTART = """
 import runpy, sys
-import mmdiff.datasets.toy_voc as toy_voc
-toy_voc.make_toy_voc = lambda *args, **kwargs: None  # a smaller set is there
+import mmdiff.datasets.toy_shapes as toy_shapes
+toy_shapes.make_toy_voc = lambda *args, **kwargs: None  # a smaller set is there
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
@@ -535,7 +535,7 @@ def test_wheel_carries_configs_and_assets(tmp_path):
     zipfile.ZipFile(wheel).extractall(target)
     code = (
         f'import sys; sys.path.insert(0, {str(target)!r}); import mmdiff;'
-        'from mmdiff.utils.configs import config_path; from mmengine.config import Config;'
+        'from mmdiff import config_path; from mmengine.config import Config;'
         'from mmdet.registry import MODELS;'
         'from mmdet.utils import register_all_modules;'
         'register_all_modules(); path = config_path("detection/'

@@ -4,7 +4,7 @@ import argparse
 
 from rich.progress import track
 
-from mmdiff.datasets.toy_voc import make_toy_voc
+from mmdiff.datasets.toy_shapes import make_toy_voc
 
 
 def main() -> None:

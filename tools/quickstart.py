@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from mmdiff import config_path
-from mmdiff.datasets.toy_voc import make_toy_voc
+from mmdiff.datasets.toy_shapes import make_toy_voc
 from mmdiff.engine.gallery import draw_grid
 from mmdiff.evaluation.report import Page, build_page, read_reports, render
 from mmdiff.evaluation.tables import comparison_table

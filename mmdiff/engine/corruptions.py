@@ -145,7 +145,8 @@ def evaluate_corruptions(
 
     Args:
         runner: Runner with a plain ``TestLoop``, and its weights in ``load_from``.
-        corruptions, severities: See :class:`mmdiff.datasets.Corrupt`.
+        corruptions: Names of corruptions (:class:`mmdiff.datasets.Corrupt`).
+        severities: Severities, 1 to 5.
         out: JSON file of the report.
         fresh: Forget what is in ``out``.
 

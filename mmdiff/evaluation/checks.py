@@ -21,7 +21,9 @@ CODES = {
     'objective_not_raised': (
         'It did not find its way: read its metric as an upper bound.'
     ),
-    'nonfinite_gradients': 'Gradients broke numerically: a working attack may go lower.',
+    'nonfinite_gradients': (
+        'Gradients broke numerically: a working attack may go lower.'
+    ),
     'zero_gradients': 'It was blind there: a working attack may go lower.',
     'left_budget': 'It did more than it may: its metric is of another threat model.',
     'left_pixel_range': 'No image file holds such values: its metric is of no image.',
@@ -158,7 +160,8 @@ def count_differing(
     """Images on which two runs differ; the first may be on more images.
 
     Args:
-        first, second: The runs.
+        first: The first run.
+        second: The second run.
         differ: Whether two predictions do
             (:meth:`mmdiff.evaluation.scoring.Scorer.differ`).
     """

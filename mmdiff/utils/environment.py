@@ -13,14 +13,14 @@ FIX = (
 
 
 def _installed(names: tuple[str, ...]) -> list[str]:
-    found = []
+    installed = []
     for name in names:
         try:
             version(name)
         except PackageNotFoundError:
             continue
-        found.append(name)
-    return found
+        installed.append(name)
+    return installed
 
 
 def check_stack() -> None:

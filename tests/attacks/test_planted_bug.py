@@ -16,7 +16,7 @@ from mmengine.structures import InstanceData
 
 from mmdiff import PGD
 from mmdiff.attacks.oracle.detection import to_input_scale
-from mmdiff.datasets.toy_voc import CLASSES, draw_scene
+from mmdiff.datasets.toy_shapes import CLASSES, draw_scene
 
 
 @pytest.fixture(scope='module')

@@ -56,7 +56,7 @@ def test_saved_folder_loads_back_the_same(tmp_path):
 
 def test_shipped_prior_denoises():
     """The prior in the package knows images: it beats the noisy input by far."""
-    from mmdiff.datasets.toy_voc import draw_scene
+    from mmdiff.datasets.toy_shapes import draw_scene
 
     model = build('mmdiff::toy_voc')
     image, _ = draw_scene(np.random.default_rng(123))

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import sys
 
-BLOCKED = 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'matplotlib', 'rich', 'transformers'
+BLOCKED = 'mmengine', 'mmcv', 'mmdet', 'mmpretrain'
 
 
 class Blocker:

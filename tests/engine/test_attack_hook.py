@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from conftest import detector_config
+from conftest import ask, detector_config
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdiff import PGD
-from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
+from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine import AttackHook
 from mmdiff.engine.hooks.attack_hook import ground_truth_scale
 
@@ -70,14 +70,10 @@ def make_runner(toy_root, work_dir, head='faster-rcnn', scale=(96, 96), **kwargs
 
 def losses_on(runner, images):
     """Mean loss over the test set, on given images."""
-    attack = PGD(eps=1, steps=1)
     values = []
     for batch, inputs in zip(runner.test_dataloader, images):
-        from mmdiff.attacks.objectives import to_input_scale
-
-        samples = [to_input_scale(s, 'original') for s in batch['data_samples']]
-        with torch.no_grad():
-            values.append(attack._losses(runner.model, inputs, samples, [0, 0]))
+        question = ask(PGD(), runner.model, batch)
+        values.append(question.losses([x.float() for x in inputs], 0, 0))
     return torch.cat(values).mean()
 
 
@@ -111,10 +107,12 @@ def test_hook_leaves_other_stages_alone(toy_root, tmp_path):
     )
     runner = make_runner(toy_root, tmp_path, custom_hooks=[hook])
     runner.val()
-    attack = next(h for h in runner.hooks if isinstance(h, AttackHook)).attack
-    assert attack.stats.images == 0
+    hook = next(h for h in runner.hooks if isinstance(h, AttackHook))
+    assert hook.stats.images == 0
     runner.test()
-    assert attack.stats.images == 4
+    assert hook.stats.images == 4 and hook.stats.grad_evals == 4
+    runner.test()  # each run has an account of its own
+    assert hook.stats.images == 4
     with pytest.raises(ValueError, match="only 'val' and 'test'"):
         AttackHook(dict(type='PGD'), stages=['train'])
 
@@ -128,11 +126,11 @@ def test_metric_sees_the_untouched_ground_truth(toy_root, tmp_path):
     def oracle(data):
         samples = original(data)
         for sample in samples:
-            found = type(sample.gt_instances)()
-            found.bboxes = sample.gt_instances.bboxes
-            found.labels = sample.gt_instances.labels
-            found.scores = torch.ones(len(found.labels))
-            sample.pred_instances = found
+            boxes = type(sample.gt_instances)()
+            boxes.bboxes = sample.gt_instances.bboxes
+            boxes.labels = sample.gt_instances.labels
+            boxes.scores = torch.ones(len(boxes.labels))
+            sample.pred_instances = boxes
         return samples
 
     runner.model.test_step = oracle

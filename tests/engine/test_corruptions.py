@@ -15,10 +15,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
+from mmdiff import PGD
 from mmdiff.datasets import Corrupt
-from mmdiff.datasets.toy_voc import CLASSES, make_toy_voc
-from mmdiff.evaluation import evaluate_corruptions
-from mmdiff.evaluation.corruptions import summarize, with_corruption
+from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
+from mmdiff.engine.corruptions import Summary, evaluate_corruptions, with_corruption
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test_corruptions.py'
 METRIC = 'spread/mAP'
@@ -140,7 +140,7 @@ def test_a_metric_with_a_file_counts_the_tested_images_only(make, config, tmp_pa
     assert [row['metrics']['spread/listed'] for row in report['results']] == [2, 2]
 
 
-def test_arithmetic_and_what_is_not_known():
+def test_means_are_over_the_plan_and_none_where_not_all_is_known():
     def row(corruption, severity, value):
         metrics = {'a/recall': 9, 'a/mAP': value}
         return dict(corruption=corruption, severity=severity, metrics=metrics)
@@ -148,12 +148,12 @@ def test_arithmetic_and_what_is_not_known():
     plan = [('fog', 1), ('fog', 2), ('snow', 1), ('snow', 2)]
     rows = [row('clean', 0, 0.5), *(row(*p, v) for p, v in zip(plan, (3, 2, 1, 4)))]
     rows.append(row('frost', 1, 100))  # of another plan
-    assert summarize(rows, plan) == dict(P=0.5, mPC=2.5, rPC=5)
-    assert summarize(rows[:4], plan) == dict(P=0.5, mPC=None, rPC=None)
-    assert summarize([row('clean', 0, 0), *rows[1:]], plan)['rPC'] is None
+    assert Summary.of(rows, plan) == Summary(P=0.5, mPC=2.5, rPC=5)
+    assert Summary.of(rows[:4], plan) == Summary(P=0.5, mPC=None, rPC=None)
+    assert Summary.of([row('clean', 0, 0), *rows[1:]], plan).rPC is None
 
 
-def test_killed_and_started_again(make, tmp_path):
+def test_a_run_killed_and_started_again_repeats_nothing(make, tmp_path):
     plan = ['gaussian_noise'], [1, 5]
     whole = evaluate_corruptions(make(), *plan, tmp_path / 'a.json')
     runner, out, calls = make(), tmp_path / 'b.json', []
@@ -187,7 +187,7 @@ def test_mistakes_are_one_sentence(make, config, tmp_path):
     with pytest.raises(ValueError, match='of another model, other weights'):
         evaluate_corruptions(make(seed=1), ['contrast'], [1], out)
     runner = make()
-    runner.register_hook(dict(type='mmdiff.AttackHook', attack=dict(type='PGD')))
+    runner.register_hook(dict(type='mmdiff.AttackHook', attack=PGD()))
     with pytest.raises(ValueError, match='without AttackHook'):
         evaluate_corruptions(runner, ['contrast'], [1], out, fresh=True)
     runner = make()
@@ -198,7 +198,9 @@ def test_mistakes_are_one_sentence(make, config, tmp_path):
         with_corruption(dict(type='ConcatDataset'), 'fog', 1)
 
 
-def test_tool(make, config, tmp_path, monkeypatch, capsys):
+def test_the_tool_writes_the_report_and_shows_its_table(
+    make, config, tmp_path, monkeypatch, capsys
+):
     make()
     line = [str(TOOL), str(tmp_path / 'config.py'), config.load_from, '--indices', '2']
     line += ['--work-dir', str(tmp_path / 'cli'), '--severities', '1', '5']

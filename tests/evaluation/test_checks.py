@@ -98,7 +98,9 @@ def test_a_clean_metric_of_zero_is_flagged():
 def test_one_pass_on_a_randomised_model_is_flagged_with_the_cure():
     (found,) = check_randomness(make_entry(), 2, 4)
     assert found.code == 'randomised'
-    assert found.text.endswith('two clean runs differ on 2 of 4 images: randomised, set eot')
+    assert found.text.endswith(
+        'two clean runs differ on 2 of 4 images: randomised, set eot'
+    )
     without = make_entry(settings={'steps': 3})
     assert 'it has no eot to set' in check_randomness(without, 2, 4)[0].text
     assert check_randomness(make_entry(settings={'eot': 4}), 2, 4) == []

@@ -121,7 +121,9 @@ class BoxMap(BaseMetric):
     metrics = ['bbox']
 
     def process(self, data_batch, data_samples):
-        self.results += [len(sample['pred_instances']['labels']) for sample in data_samples]
+        self.results += [
+            len(sample['pred_instances']['labels']) for sample in data_samples
+        ]
 
     def compute_metrics(self, results):
         return {'a/count': float(sum(results)), 'a/mAP': 0.5, 'a/table': 'text'}
@@ -216,9 +218,7 @@ def test_a_prediction_is_read_and_put_back_as_it_was():
         ([], [], False),
     ],
 )
-def test_noise_moves_the_surest_detections_and_rounding_does_not(
-    first, second, differ
-):
+def test_noise_moves_the_surest_detections_and_rounding_does_not(first, second, differ):
     scorer = make_scorer(BoxMap(), sample_of(BOX, [0]))
     one, other = ({'scores': torch.tensor(s)} for s in (first, second))
     assert scorer.differ(one, other) is differ

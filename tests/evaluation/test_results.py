@@ -149,9 +149,7 @@ def test_every_sentence_of_the_checks_has_its_code_in_schema_2():
 def test_unreliable_without_a_row_to_blame_is_still_said():
     raw = make_results().to_json()
     results = Results.from_json({**raw, 'unreliable': True})
-    assert results.reasons == [
-        'the file says that it is unreliable, without a reason'
-    ]
+    assert results.reasons == ['the file says that it is unreliable, without a reason']
     results = Results.from_json({**raw, 'reasons': ['all is wrong']})
     assert results.reasons == ['all is wrong'] and results.flags[0].code == 'other'
 

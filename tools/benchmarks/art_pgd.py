@@ -63,9 +63,11 @@ class TorchvisionDetector(nn.Module):
         if self.training:
             losses = self.detector.loss(batch['inputs'], batch['data_samples'])
             return dict(total=self.detector.parse_losses(losses)[0])
-        found = self.detector.predict(batch['inputs'], batch['data_samples'])
-        found = [sample.pred_instances for sample in found]
-        return [dict(boxes=f.bboxes, labels=f.labels, scores=f.scores) for f in found]
+        outputs = self.detector.predict(batch['inputs'], batch['data_samples'])
+        detections = [output.pred_instances for output in outputs]
+        return [
+            dict(boxes=d.bboxes, labels=d.labels, scores=d.scores) for d in detections
+        ]
 
 
 def art_pgd(model: nn.Module, eps: float, step_size: float, steps: int) -> Callable:
@@ -94,9 +96,9 @@ def art_pgd(model: nn.Module, eps: float, step_size: float, steps: int) -> Calla
         )
         truths = [sample.gt_instances for sample in samples]
         truths = [dict(boxes=t.bboxes.numpy(), labels=t.labels.numpy()) for t in truths]
-        found = pgd.generate(torch.stack(inputs).float().numpy(), truths)
+        attacked = pgd.generate(torch.stack(inputs).float().numpy(), truths)
         model.eval().zero_grad(set_to_none=True)  # it leaves neither as it was
-        return list(torch.from_numpy(found).to(device))
+        return list(torch.from_numpy(attacked).to(device))
 
     return attack
 

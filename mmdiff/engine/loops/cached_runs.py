@@ -28,8 +28,8 @@ from mmdiff.utils.digests import SHORT, digest_file, digest_json, digest_tensors
 from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.utils.seeding import mix_seed
 
+from .image_set import ImageSet
 from .robust_plan import Run
-from .test_images import TestImages
 
 
 @dataclass
@@ -97,7 +97,7 @@ class CachedRuns:
     def __init__(
         self,
         runner: Runner,
-        images: TestImages,
+        images: ImageSet,
         oracle: Oracle,
         scorer: Scorer,
         fp16: bool = False,

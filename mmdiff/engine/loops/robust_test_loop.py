@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.registry import DATASETS
@@ -27,41 +23,22 @@ from mmdiff.evaluation.checks import (
     check_rows,
     count_differing,
 )
-from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
+from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.record import RunRecord
-from mmdiff.evaluation.results import PROTOCOLS, ModelCost, Results, RunSanity
+from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, scorer_type
-from mmdiff.evaluation.worst_case import strongest_restart, worst_case, worst_run
 from mmdiff.registry import LOOPS
-from mmdiff.utils.modules import device_of, unwrap
-from mmdiff.version import __version__
 
-from .. import gallery
+from ..gallery import TASKS, draw_grid
 from ..ground_truth import ground_truth_scale
 from ..hooks import AttackHook
 from .cached_runs import CachedRuns
+from .image_set import ImageSet
+from .origin import describe_run
 from .robust_plan import RobustPlan, Step, build_attacks, with_settings
-from .test_images import TestImages
-
+from .rows import Outcome, RowFiller
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
-
-
-@dataclass
-class Outcome:
-    """What one attack left.
-
-    Args:
-        step: The attack and its row.
-        runs: Record of each restart.
-        record: Of each image the restart of highest objective: what the row measures.
-        candidates: Main metric and record of all that the row counts.
-    """
-
-    step: Step
-    runs: list[RunRecord]
-    record: RunRecord
-    candidates: list[tuple[float, RunRecord]] = field(default_factory=list)
 
 
 @LOOPS.register_module()
@@ -162,13 +139,14 @@ class RobustTestLoop(TestLoop):
         gt_scale = ground_truth_scale(dataset)
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
-        self.images = TestImages(self.dataloader, kind.lighten)
+        self.images = ImageSet(self.dataloader, kind.lighten)
         classes = dataset.metainfo.get('classes', ())
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
         self.scorer = kind(self.evaluator, truth)
         self.runs = CachedRuns(
             self.runner, self.images, self.oracle, self.scorer, fp16, interval
         )
+        self.rows = RowFiller(self.scorer, self.runs.rank, self.runs.world)
 
     def run(self) -> dict[str, float]:
         """Run the plan; return the metrics of all rows by prefix."""
@@ -210,7 +188,9 @@ class RobustTestLoop(TestLoop):
 
     def _run_plan(self) -> None:
         plan = self.plan
-        self.results = self._describe()
+        self.results = describe_run(
+            self.runner, self.oracle.task, self.name, self.protocol, self.train_seconds
+        )
         self.outcomes: list[Outcome] = []
         self.runs.expect(plan.runs)
         self._run_clean()
@@ -227,37 +207,15 @@ class RobustTestLoop(TestLoop):
         sanity.clean_runs_differ = differing
         sanity.larger_canvas = self._count_on_larger_canvas()
         self._compare_rows()
-        self.results.gallery = self._draw_gallery()
+        if self.runs.rank == 0 and self.oracle.task in TASKS:
+            self._draw_gallery()
         self.results.sanity, self.results.complete = sanity, True
         self._write()
-
-    def _describe(self) -> Results:
-        """What the report says whatever is found."""
-        cfg, model = self.runner.cfg, unwrap(self.runner.model)
-        dataset = cfg.test_dataloader.dataset
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        return Results(
-            self.name,
-            [],
-            protocol=self.protocol,
-            task=self.oracle.task,
-            config=str(cfg.filename),
-            checkpoint=str(self.runner._load_from or ''),
-            dataset={
-                'type': dataset.type,
-                'ann_file': dataset.get('ann_file', ''),
-                'data_root': dataset.get('data_root', ''),
-                'indices': dataset.get('indices'),
-            },
-            versions=versions(),
-            device=device_of(model).type,
-            cost=ModelCost(trained, self.train_seconds),
-        )
 
     def _run_clean(self) -> None:
         entry = Entry.clean()
         self.clean = self.runs.run(self.plan.clean)
-        self._measure(entry, self.clean)
+        self.rows.measure(entry, self.clean)
         entry.flags += check_clean(entry)
         self._add(entry)
 
@@ -271,14 +229,8 @@ class RobustTestLoop(TestLoop):
         for run in step.runs:
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
-        outcome = Outcome(step, runs, strongest_restart(runs))
-        outcome.candidates = [(self._measure(entry, outcome.record), outcome.record)]
-        if len(runs) > 1:
-            worst = worst_run(runs)
-            entry.metrics_worst_restart = self._metrics(worst)
-            outcome.candidates.append((entry.worst_restart, worst))
-        self._account(entry, outcome)
-        self.outcomes.append(outcome)
+        self.outcomes.append(self.rows.fill(step, runs))
+        entry.flags += check_entry(entry, self.results.clean)
         self._add(entry)
 
     def _within(self, budget: Budget) -> list[Outcome]:
@@ -286,59 +238,17 @@ class RobustTestLoop(TestLoop):
         outcomes = [o for o in self.outcomes if o.step.entry.role == 'attack']
         return [o for o in outcomes if o.step.entry.budget in budget]
 
-    def _metrics(self, record: RunRecord) -> dict[str, float]:
-        return self.scorer.measure(record, self.runs.rank, self.runs.world)
-
-    def _measure(self, entry: Entry, record: RunRecord) -> float:
-        """Fill a row with what a record is worth; return its main metric."""
-        entry.num_images = len(self.images)
-        entry.metrics = self._metrics(record)
-        entry.image_score = float(record.score.mean())
-        if self.runs.rank == 0:
-            entry.per_class = self.scorer.per_class(record)
-        entry.cost = Cost(
-            seconds=round(record.seconds, 2),
-            grad_evals=record.stats.grad_evals,
-            queries=record.stats.queries,
-            peak_mem=record.peak_mem,
-        )
-        return entry.value
-
-    def _account(self, entry: Entry, outcome: Outcome) -> None:
-        """Fill a row with what the attack did, and check it."""
-        record, ends = outcome.record, None
-        losses = np.stack([run.loss for run in outcome.runs])
-        start, count = record.objective_start(), int(np.isfinite(losses).sum())
-        if start is not None and count:  # means before and after the attack
-            ends = start / count, float(np.nansum(losses) / count)
-        eot = entry.eot or 1
-        entry.sanity = Sanity.of(record.stats, record.blocked, ends, eot)
-        entry.flags += check_entry(entry, self.results.clean)
-
     def _add(self, entry: Entry) -> None:
         self.results.entries.append(entry)
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
 
     def _add_worst_case(self, budget: Budget) -> None:
-        """The worst of no attack and all attacks within one budget."""
+        """Add the worst of no attack and all attacks within one budget."""
         inside = self._within(budget)
         here = [o for o in inside if o.step.entry.budget == budget]
-        if sum(len(outcome.runs) for outcome in here) < 2:
-            return
-        runs = [self.clean, *(run for outcome in inside for run in outcome.runs)]
-        record = worst_case(
-            runs,
-            np.array([self.scorer.margins(run) for run in runs]),
-            self.scorer.mean_per_class,
-            lambda together: main_metric(self._metrics(together)),
-            [pair for outcome in inside for pair in outcome.candidates],
-        )
-        entry = Entry.worst_case(budget, [o.step.entry.key for o in here])
-        self._measure(entry, record)
-        lowest = np.stack([run.score for run in runs]).min(0)
-        entry.image_score = float(lowest.mean())
-        self._add(entry)
+        if sum(len(outcome.runs) for outcome in here) > 1:
+            self._add(self.rows.worst_case(budget, self.clean, inside))
 
     def _count_on_larger_canvas(self) -> int:
         count = self.images.count_on_larger_canvas(self.runner.model)
@@ -376,29 +286,24 @@ class RobustTestLoop(TestLoop):
             if entry.role == 'worst_case':
                 entry.flags += check_members(entry, results.entries)
 
-    def _draw_gallery(self) -> list[dict[str, Any]]:
-        """Clean image, attacked image and change, under the strongest attack."""
+    def _draw_gallery(self) -> None:
+        """Draw clean image, attacked image and change, under the strongest attack."""
         steps = [s for s in self.plan.in_order if s.entry.role == 'attack']
         steps = [step for step in steps if not step.entry.sanity.blocked]
-        drawable = self.oracle.task in gallery.TASKS
-        if not steps or not drawable or self.runs.rank != 0:
-            return []
+        if not steps:
+            return
         step = min(steps, key=lambda s: s.entry.value)
-        entry = step.entry
         folder = self.out.with_name(f'{self.out.stem}_gallery')
-        pictures = []
         for i in range(min(self.num_gallery, len(self.images))):
-            file = folder / f'{entry.key}_{i}.png'
-            gallery.draw_grid(file, {self.name: self.runner}, step.attack, [i])
-            pictures.append(
-                {
-                    'image_id': self.images.sample(i).metainfo.get('img_id', i),
-                    'attack': entry.label,
-                    'eps': entry.eps,
-                    'file': f'{folder.name}/{file.name}',
-                }
-            )
-        return pictures
+            file = folder / f'{step.entry.key}_{i}.png'
+            draw_grid(file, {self.name: self.runner}, step.attack, [i])
+            picture = {
+                'image_id': self.images.sample(i).metainfo.get('img_id', i),
+                'attack': step.entry.label,
+                'eps': step.entry.eps,
+                'file': f'{folder.name}/{file.name}',
+            }
+            self.results.gallery.append(picture)
 
     def _write(self) -> None:
         if self.runs.rank == 0:
@@ -414,12 +319,3 @@ def is_empty(dataloader: DataLoader | dict) -> bool:
         # mmengine packs the annotations of a dataset, and cannot pack none.
         dataset = DATASETS.build({**dataset, 'serialize_data': False})
     return len(dataset) == 0
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages in use that numbers may depend on."""
-    found = {'mmdiff': __version__}
-    for name in ('mmdet', 'mmpretrain', 'mmcv', 'mmengine', 'torch', 'diffusers'):
-        if name in sys.modules:
-            found[name] = sys.modules[name].__version__
-    return found

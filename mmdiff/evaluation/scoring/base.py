@@ -87,7 +87,8 @@ class Scorer(ABC):
 
     @staticmethod
     def lighten(sample: Any) -> None:
-        """Take off a data sample what is large and never measured."""
+        """Take off a data sample what is large and never measured; here nothing."""
+        return
 
     @abstractmethod
     def read(self, output: Any) -> dict[str, Tensor]:

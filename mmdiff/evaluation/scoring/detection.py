@@ -215,7 +215,10 @@ def image_margin(
     over many images more: there scores decide what comes first.
 
     Args:
-        prediction, sample, gt_scale, voc_boxes: See :func:`image_ap`.
+        prediction: See :func:`image_ap`.
+        sample: See :func:`image_ap`.
+        gt_scale: See :func:`image_ap`.
+        voc_boxes: See :func:`image_ap`.
     """
     matches = _matches(prediction, _truth(sample, gt_scale), voc_boxes)
     return float(sum((score * (tp - fp)).sum() for score, tp, fp in matches))

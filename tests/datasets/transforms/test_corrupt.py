@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mmdiff.datasets import CORRUPTIONS, Corrupt
-from mmdiff.datasets.toy_voc import draw_scene
+from mmdiff.datasets.toy_shapes import draw_scene
 
 
 @pytest.fixture

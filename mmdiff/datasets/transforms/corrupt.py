@@ -1,13 +1,13 @@
 """Common corruptions of images, the same in every run."""
 
 import inspect
-import zlib
 
 import numpy as np
 from mmcv.transforms import BaseTransform
 from PIL import Image
 
 from mmdiff.registry import TRANSFORMS
+from mmdiff.utils.seeding import mix_seed
 
 CORRUPTIONS = (
     'gaussian_noise',
@@ -59,7 +59,7 @@ class Corrupt(BaseTransform):
     Args:
         corruption: One of ``mmdiff.datasets.CORRUPTIONS``.
         severity: 1 to 5.
-        seed: Of everything random, with the above.
+        seed: Seed of everything random, together with the above.
 
     Raises:
         ImportError: If the package is not installed.
@@ -100,17 +100,16 @@ class Corrupt(BaseTransform):
         name = results.get('img_id', results.get('img_path'))
         if name is None:
             raise ValueError('Corrupt seeds by img_id or img_path; give one of them.')
-        what = self.seed, name, self.corruption, self.severity
-        seed = zlib.crc32('/'.join(map(str, what)).encode())
-        own = dict(seed=seed) if self.has_seed else {}
+        seed = mix_seed(self.seed, name, self.corruption, self.severity)
+        options = {'seed': seed} if self.has_seed else {}
         before = np.random.get_state()
         try:
             np.random.seed(seed)
             rgb = Image.fromarray(np.ascontiguousarray(image[..., ::-1]))
-            found = np.asarray(self.function(rgb, self.severity, **own))
+            corrupted = np.asarray(self.function(rgb, self.severity, **options))
         finally:
             np.random.set_state(before)
-        results['img'] = np.ascontiguousarray(found[..., ::-1].astype(np.uint8))
+        results['img'] = np.ascontiguousarray(corrupted[..., ::-1].astype(np.uint8))
         return results
 
     def __repr__(self) -> str:

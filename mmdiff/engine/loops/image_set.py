@@ -13,7 +13,7 @@ from mmdiff.utils.digests import digest_json
 from mmdiff.utils.modules import unwrap
 
 
-class TestImages:
+class ImageSet:
     """Images of a test set, in order, and their data samples.
 
     Args:
@@ -21,8 +21,6 @@ class TestImages:
         lighten: Takes off a data sample what is not to be kept in memory
             (:meth:`mmdiff.evaluation.scoring.Scorer.lighten`).
     """
-
-    __test__ = False  # pytest takes it for a class of tests
 
     def __init__(self, dataloader: DataLoader, lighten: Callable[[Any], None]) -> None:
         self.dataloader = dataloader

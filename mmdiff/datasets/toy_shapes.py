@@ -1,12 +1,14 @@
 """A generated detection set in VOC layout: shapes on textures, for demos and tests."""
 
-import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+
+from mmdiff.utils.files import whole_folder
 
 CLASSES = ('disk', 'square', 'triangle', 'star', 'ring', 'cross')
 # Sub-pixel bits of the corners, as cv2.fillPoly takes them.
@@ -78,59 +80,105 @@ def _coverage(
     return mask / 255.0
 
 
+@dataclass(frozen=True)
+class SceneStyle:
+    """What scenes look like.
+
+    Args:
+        radius_range: Smallest and largest radius of a shape, as shares of the size.
+        max_objects: At most so many shapes; at least two are tried.
+        in_view_share: Later shapes leave at least so much of an earlier one visible.
+        contrast: Least difference (0..255) of a shape's mean colour to what is behind.
+    """
+
+    radius_range: tuple[float, float] = (0.15, 0.28)
+    max_objects: int = 3
+    in_view_share: float = 0.8
+    contrast: float = 60
+
+
+LARGE_SHAPES = SceneStyle()
+# More and smaller shapes that hide more of each other.
+SMALL_SHAPES = SceneStyle((0.07, 0.22), 5, 0.6, 45)
+
+
 def draw_scene(
-    rng: np.random.Generator,
-    size: int = 128,
-    radius_range: tuple[float, float] = (0.15, 0.28),
-    max_objects: int = 3,
-    in_view_share: float = 0.8,
-    contrast: float = 60,
+    rng: np.random.Generator, size: int = 128, style: SceneStyle = LARGE_SHAPES
 ) -> tuple[np.ndarray, list[tuple[str, tuple[int, int, int, int]]]]:
     """Draw one image.
 
     Args:
         rng: Source of everything random.
         size: Height and width in pixels.
-        radius_range: Smallest and largest radius of a shape, as shares of the size.
-        max_objects: At most so many shapes; at least two are tried.
-        in_view_share: Later shapes leave at least so much of an earlier one visible.
-        contrast: Least difference (0..255) of a shape's mean colour to what is behind.
+        style: What the scene looks like.
 
     Returns:
         Image (size, size, 3), uint8, BGR, and ``(class name, (x1, y1, x2, y2))`` of
         each object, in pixels from 0; occluded parts of a shape count.
     """
     canvas = _texture(rng, size, contrast=60)
-    in_view: list[np.ndarray] = []  # of each object, what later ones left
+    in_view: list[np.ndarray] = []  # what later shapes left of each object
     areas: list[float] = []
     objects = []
-    for _ in range(rng.integers(2, max_objects + 1)):
-        for _attempt in range(10):
-            name = CLASSES[rng.integers(len(CLASSES))]
-            radius = size * np.exp(rng.uniform(*np.log(radius_range)))
-            centre = rng.uniform(radius, size - 1 - radius, 2)
-            angle = rng.uniform(0, 2 * np.pi)
-            cover = _coverage(name, centre, radius, angle, size)
-            left = [view * (1 - cover) for view in in_view]
-            if all(v.sum() >= in_view_share * a for v, a in zip(left, areas)):
-                break
-        else:
+    for _ in range(rng.integers(2, style.max_objects + 1)):
+        placed = _place(rng, size, style, in_view, areas)
+        if placed is None:
             continue
-        weight = cover[..., None] / cover.sum()
-        # Stand out from what is behind, on average over the shape.
-        behind = (canvas * weight).sum((0, 1))
-        fill = _texture(rng, size, contrast=90)
-        while np.abs((fill * weight).sum((0, 1)) - behind).max() < contrast:
-            fill = _texture(rng, size, contrast=90)
+        name, cover, left = placed
+        fill = _contrasting_texture(rng, canvas, cover, style.contrast)
         canvas += cover[..., None] * (fill - canvas)
         in_view = [*left, cover]
         areas.append(cover.sum())
-        rows = np.nonzero((cover > 0.5).any(1))[0]
-        columns = np.nonzero((cover > 0.5).any(0))[0]
-        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        objects.append((name, tuple(int(v) for v in box)))
+        objects.append((name, _box(cover)))
     canvas += rng.normal(0, 3, canvas.shape)  # sensor noise
     return np.clip(np.round(canvas), 0, 255).astype(np.uint8), objects
+
+
+def _place(
+    rng: np.random.Generator,
+    size: int,
+    style: SceneStyle,
+    in_view: list[np.ndarray],
+    areas: list[float],
+) -> tuple[str, np.ndarray, list[np.ndarray]] | None:
+    """Try ten times to place a shape that leaves the others in view.
+
+    Returns:
+        Its class, the share of every pixel that it covers, and what it leaves of each
+        object; ``None`` if there is no room.
+    """
+    for _ in range(10):
+        name = CLASSES[rng.integers(len(CLASSES))]
+        radius = size * np.exp(rng.uniform(*np.log(style.radius_range)))
+        centre = rng.uniform(radius, size - 1 - radius, 2)
+        angle = rng.uniform(0, 2 * np.pi)
+        cover = _coverage(name, centre, radius, angle, size)
+        left = [view * (1 - cover) for view in in_view]
+        share = style.in_view_share
+        if all(v.sum() >= share * area for v, area in zip(left, areas)):
+            return name, cover, left
+    return None
+
+
+def _contrasting_texture(
+    rng: np.random.Generator, canvas: np.ndarray, cover: np.ndarray, contrast: float
+) -> np.ndarray:
+    """A texture that stands out from what is behind, on average over the shape."""
+    size = len(canvas)
+    weight = cover[..., None] / cover.sum()
+    behind = (canvas * weight).sum((0, 1))
+    while True:
+        fill = _texture(rng, size, contrast=90)
+        if np.abs((fill * weight).sum((0, 1)) - behind).max() >= contrast:
+            return fill
+
+
+def _box(cover: np.ndarray) -> tuple[int, int, int, int]:
+    """Box around what a shape covers by more than half."""
+    rows = np.nonzero((cover > 0.5).any(1))[0]
+    columns = np.nonzero((cover > 0.5).any(0))[0]
+    ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    return tuple(int(end) for end in ends)
 
 
 def _annotation(name: str, size: int, objects: list) -> bytes:
@@ -171,7 +219,7 @@ def make_toy_voc(
         num_val: Images in ``val.txt``.
         size: Height and width of the images in pixels.
         seed: Seed of the set.
-        small: More and smaller shapes that hide more of each other.
+        small: Draw more and smaller shapes that hide more of each other.
         progress: Wraps the list of images, to show how far it is.
 
     Raises:
@@ -186,10 +234,6 @@ def make_toy_voc(
         )
     kind = 'small' if small else 'large'
     stamp = f'train={num_train} val={num_val} size={size} seed={seed} {kind} v2\n'
-    scene = dict(
-        radius_range=(0.07, 0.22), max_objects=5, in_view_share=0.6, contrast=45
-    )
-    scene = scene if small else {}
     if out.exists() and any(out.iterdir()):
         marker = out / 'toy_voc.txt'
         if marker.is_file() and marker.read_text() == stamp:
@@ -198,24 +242,23 @@ def make_toy_voc(
             f'{out} exists and is not a toy set of these arguments; remove it or '
             'choose another folder.'
         )
-    partial = out.with_name(out.name + '.partial')
-    shutil.rmtree(partial, ignore_errors=True)
-    for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
-        (partial / folder).mkdir(parents=True)
-    splits = {'train': num_train, 'val': num_val}
-    for k, (split, count) in enumerate(splits.items()):
-        names = [f'{split}_{i:05d}' for i in range(count)]
-        for i, name in enumerate(progress(names)):
-            rng = np.random.default_rng([seed, k, i])
-            image, objects = draw_scene(rng, size, **scene)
-            path = partial / 'JPEGImages' / f'{name}.jpg'
-            cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
-            annotation = partial / 'Annotations' / f'{name}.xml'
-            annotation.write_bytes(_annotation(name, size, objects))
-        listing = partial / 'ImageSets' / 'Main' / f'{split}.txt'
-        listing.write_text('\n'.join(names) + '\n')
-    (partial / 'toy_voc.txt').write_text(stamp)
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    style = SMALL_SHAPES if small else LARGE_SHAPES
+    with whole_folder(out, replace=True) as partial:  # at most an empty folder is there
+        for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
+            (partial / folder).mkdir(parents=True)
+        for k, (split, count) in enumerate((('train', num_train), ('val', num_val))):
+            names = [f'{split}_{i:05d}' for i in range(count)]
+            for i, name in enumerate(progress(names)):
+                rng = np.random.default_rng([seed, k, i])
+                _write_scene(partial, name, *draw_scene(rng, size, style))
+            listing = partial / 'ImageSets' / 'Main' / f'{split}.txt'
+            listing.write_text('\n'.join(names) + '\n')
+        (partial / 'toy_voc.txt').write_text(stamp)
     return out
+
+
+def _write_scene(folder: Path, name: str, image: np.ndarray, objects: list) -> None:
+    path = folder / 'JPEGImages' / f'{name}.jpg'
+    cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    annotation = folder / 'Annotations' / f'{name}.xml'
+    annotation.write_bytes(_annotation(name, len(image), objects))

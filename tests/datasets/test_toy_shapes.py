@@ -1,13 +1,21 @@
+"""The generated demo set."""
+
 import xml.etree.ElementTree as ET
 
 import cv2
 import numpy as np
 import pytest
 
-from mmdiff.datasets.toy_voc import CLASSES, draw_scene, make_toy_voc
+from mmdiff.datasets.toy_shapes import (
+    CLASSES,
+    LARGE_SHAPES,
+    SMALL_SHAPES,
+    draw_scene,
+    make_toy_voc,
+)
 
 
-def test_deterministic_by_seed(tmp_path):
+def test_the_same_seed_gives_the_same_files(tmp_path):
     folders = [
         make_toy_voc(tmp_path / name, 3, 2, size=64, seed=seed)
         for name, seed in (('a', 0), ('b', 0), ('c', 1))
@@ -23,12 +31,12 @@ def test_deterministic_by_seed(tmp_path):
     assert len(listing.read_text().split()) == 3
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(radius_range=(0.07, 0.22), max_objects=5)])
-def test_boxes_hold_what_is_drawn(kwargs):
+@pytest.mark.parametrize('style', [LARGE_SHAPES, SMALL_SHAPES])
+def test_boxes_hold_what_is_drawn(style):
     """Several objects of every class, in boxes whose content differs from outside."""
     names, counts = set(), []
     for seed in range(40):
-        image, objects = draw_scene(np.random.default_rng(seed), **kwargs)
+        image, objects = draw_scene(np.random.default_rng(seed), style=style)
         assert image.shape == (128, 128, 3) and image.dtype == np.uint8
         counts.append(len(objects))
         for name, (x1, y1, x2, y2) in objects:
@@ -52,7 +60,7 @@ def test_annotations_count_pixels_from_one(tmp_path):
     assert image.shape == (64, 64, 3)
 
 
-def test_never_writes_over(tmp_path):
+def test_a_set_of_other_arguments_is_never_written_over(tmp_path):
     out = tmp_path / 'toy'
     make_toy_voc(out, 2, 1, size=64)
     before = (out / 'toy_voc.txt').stat().st_mtime_ns

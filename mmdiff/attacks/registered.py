@@ -1,0 +1,8 @@
+"""Import every module of attacks: they register themselves in ``ATTACKS``."""
+
+from importlib import import_module
+
+from . import _EXPORTS
+
+for _module in sorted({*_EXPORTS.values()}):
+    import_module(f'mmdiff.attacks.{_module}')

@@ -1,0 +1,60 @@
+"""Where the numbers of a report come from."""
+
+from __future__ import annotations
+
+import sys
+
+from mmengine.runner import Runner
+
+from mmdiff.evaluation.results import ModelCost, Results
+from mmdiff.utils.modules import device_of, unwrap
+from mmdiff.version import __version__
+
+PACKAGES = ('mmdet', 'mmpretrain', 'mmcv', 'mmengine', 'torch', 'diffusers')
+
+
+def describe_run(
+    runner: Runner,
+    task: str,
+    name: str,
+    protocol: str,
+    train_seconds: float | None = None,
+) -> Results:
+    """What a report says whatever is found: results without rows.
+
+    Args:
+        runner: The runner.
+        task: Task of the model.
+        name: Name of the model.
+        protocol: ``'adaptive'`` or ``'paper'``.
+        train_seconds: Time that training took, if known.
+    """
+    cfg, model = runner.cfg, unwrap(runner.model)
+    dataset = cfg.test_dataloader.dataset
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Results(
+        name,
+        [],
+        protocol=protocol,
+        task=task,
+        config=str(cfg.filename),
+        checkpoint=str(runner._load_from or ''),
+        dataset={
+            'type': dataset.type,
+            'ann_file': dataset.get('ann_file', ''),
+            'data_root': dataset.get('data_root', ''),
+            'indices': dataset.get('indices'),
+        },
+        versions=versions(),
+        device=device_of(model).type,
+        cost=ModelCost(trained, train_seconds),
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages in use that numbers may depend on."""
+    in_use = {'mmdiff': __version__}
+    for name in PACKAGES:
+        if name in sys.modules:
+            in_use[name] = sys.modules[name].__version__
+    return in_use

@@ -1,0 +1,84 @@
+"""What a run on disk depends on."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from mmdiff.attacks import DAG, MIM, PGD
+from mmdiff.engine.loops.cached_runs import Progress, describe
+from mmdiff.engine.loops.image_set import ImageSet
+from mmdiff.engine.loops.robust_plan import Run
+from mmdiff.utils.digests import digest_json
+
+
+def test_another_setting_of_an_attack_is_another_run():
+    attacks = PGD(eps=4), PGD(eps=4, seed=1), PGD(eps=4, steps=3), DAG(eps=4)
+    assert len({digest_json(describe(attack)) for attack in attacks}) == 4
+    assert describe(PGD(eps=4)) == describe(PGD(eps=4))
+
+
+def test_another_source_of_a_transfer_is_another_run(tmp_path):
+    config, weights = tmp_path / 'source.py', tmp_path / 'source.pth'
+
+    def name(depth, parameters):
+        config.write_text(f'model = dict(type="Any", depth={depth})')
+        weights.write_bytes(parameters)
+        return digest_json(describe(MIM(eps=4, source=f'{config},{weights}')))
+
+    first = name(18, b'1')
+    assert name(18, b'1') == first
+    assert len({first, name(18, b'2'), name(34, b'1')}) == 3
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Images of growing size, which count how often they are loaded."""
+
+    def __init__(self, count):
+        self.count, self.loaded = count, []
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        self.loaded.append(index)
+        meta = {'img_shape': (32, 32 * (1 + index % 2))}
+        sample = torch.nn.Identity()  # copied and moved as a data sample is
+        sample.cpu = lambda: SimpleNamespace(metainfo=meta, index=index)
+        return {'inputs': index, 'data_samples': sample}
+
+
+@pytest.fixture
+def images():
+    dataset = Numbers(5)
+    loader = DataLoader(dataset, batch_size=2, collate_fn=list)
+    return ImageSet(loader, lambda sample: None)
+
+
+def test_batches_are_of_consecutive_images(images):
+    assert images.spans(5) == [range(2), range(2, 4), range(4, 5)]
+    assert images.spans(3) == [range(2), range(2, 3)]
+    (batch,) = images.load([range(1, 3)])
+    assert [item['inputs'] for item in batch] == [1, 2]
+    assert list(images.load([])) == []
+
+
+def test_a_sample_is_loaded_once(images):
+    assert images.sample(3).index == images.sample(3).index == 3
+    assert images.dataset.loaded == [3]
+    assert images.digests() is None  # the dataset tells nothing of its images
+
+
+def test_images_that_pad_to_less_than_their_batch_are_counted(images):
+    model = torch.nn.Module()
+    model.data_preprocessor = SimpleNamespace(pad_size_divisor=32)
+    assert images.count_on_larger_canvas(model) == 2
+    model.data_preprocessor = SimpleNamespace(pad_size_divisor=64)
+    assert images.count_on_larger_canvas(model) == 0
+
+
+def test_the_time_left_follows_from_the_work_done():
+    progress = Progress([Run('clean', None, 10)], 20.0)
+    progress.count(5, 10.0)
+    assert progress.eta.total_seconds() == 30

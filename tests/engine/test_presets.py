@@ -1,0 +1,82 @@
+import pytest
+
+from mmdiff.attacks import APGD, DAG, MIM, PGD, Square
+from mmdiff.engine.presets import ATTACK_NAMES, attack_configs, protocol_of
+from mmdiff.registry import ATTACKS
+
+
+def build(*args, **options):
+    return [ATTACKS.build(config) for config in attack_configs(*args, **options)]
+
+
+def test_every_attack_is_built_at_every_budget():
+    attacks = build('pgd,dag', '2,4', 7)
+    assert [(type(a), a.eps, a.steps) for a in attacks] == [
+        (PGD, 2.0, 7),
+        (PGD, 4.0, 7),
+        (DAG, 2.0, 7),
+        (DAG, 4.0, 7),
+    ]
+    assert build('dag')[0].eps is None  # as published
+
+
+@pytest.mark.parametrize(
+    'names, eps, words',
+    [
+        ('pgd,cw', None, "no attack 'cw'; choose from pgd, dag"),
+        ('pgd', '2;4', 'must be numbers in pixel units'),
+        ('pgd', '-2', 'eps=-2.0 is negative'),
+    ],
+)
+def test_a_mistake_is_one_sentence(names, eps, words):
+    with pytest.raises(ValueError, match=words):
+        attack_configs(names, eps)
+
+
+def test_presets_take_budgets_and_steps():
+    standard = build('standard', '2,4', 3)
+    assert len(standard) == 10 and {a.eps for a in standard} == {2, 4}
+    assert [type(a) for a in standard[::2]] == [APGD, APGD, DAG, APGD, Square]
+    assert {a.steps for a in standard} == {3}
+    quick, noise = attack_configs('quick,random_noise', steps=2)
+    assert quick == {'type': 'mmdiff.PGD', 'eps': 8, 'steps': 2}
+    assert noise == {'type': 'mmdiff.RandomNoise'}
+    assert attack_configs('noise') == attack_configs('random_noise')
+
+
+def test_settings_that_only_some_attacks_have_reach_those():
+    standard = build('standard', eot=4, restarts=2)
+    assert [getattr(a, 'eot', None) for a in standard] == [4, 4, None, 4, 4]
+    with pytest.raises(ValueError, match="'standard' takes the argument 'etot'"):
+        attack_configs('standard', etot=4)
+    with pytest.raises(ValueError, match="'noise' takes the argument 'objective'"):
+        attack_configs('noise', objective='cls')
+
+
+def test_attacks_as_published_are_of_the_paper_protocol():
+    (ares,) = build('paper_ares')
+    assert (ares.eps, ares.steps, ares.step_size) == (2, 20, 1)
+    assert not ares.keep_best and protocol_of('paper_ares,paper_dag') == 'paper'
+    assert build('paper_dag')[0].eps is None
+    assert protocol_of('standard,pgd') == 'adaptive'
+    with pytest.raises(ValueError, match="'paper_dag,pgd' mixes .* by itself"):
+        protocol_of('paper_dag,pgd')
+
+
+def test_the_source_is_transfers_only_and_all_else_is_everyones():
+    options = {'source': ['a.py', 'b.pth'], 'objective': 'cls'}  # as DictAction has it
+    pgd, transfer = build('pgd,transfer', '4', 3, **options)
+    assert (type(pgd), pgd.objective, pgd.source) == (PGD, 'cls', None)
+    assert transfer.threat_model()['source'] == 'a.py,b.pth'
+    assert (type(transfer), transfer.eps, transfer.steps) == (MIM, 4, 3)
+    assert transfer.objective == 'cls'
+    with pytest.raises(ValueError, match="needs another model: source='CONFIG,CKPT'"):
+        attack_configs('transfer')
+    with pytest.raises(ValueError, match='belongs to the attack transfer; add it'):
+        attack_configs('pgd', source='a.py,b.pth')
+
+
+@pytest.mark.parametrize('name', sorted(set(ATTACK_NAMES) - {'transfer'}))
+def test_every_name_is_an_attack(name):
+    (attack,) = build(name, '4')
+    assert attack.eps == 4
