@@ -214,7 +214,7 @@ def test_the_name_of_a_config_says_batch_and_epochs():
         batch, iters = re.search(r'_1xb(\d+)-(\d+)it_', path.name).groups()
         cfg = Config.fromfile(path)
         assert cfg.train_dataloader.batch_size == int(batch)
-        assert cfg.train_cfg.max_iters == cfg.param_scheduler[-1].end == int(iters)
+        assert cfg.train_cfg.max_iters == int(iters) >= cfg.param_scheduler[-1].end
 
 
 def test_a_diffusion_backbone_is_three_lines():

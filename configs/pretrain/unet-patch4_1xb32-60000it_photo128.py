@@ -25,7 +25,6 @@ model = dict(
     num_levels=4,
     model=dict(
         source=dict(
-            type='UNet2DModel',
             sample_size=32,
             in_channels=48,
             out_channels=48,
@@ -39,20 +38,11 @@ model = dict(
             ),
             up_block_types=('UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D', 'UpBlock2D'),
             attention_head_dim=32,
-            norm_num_groups=16,
-            resnet_time_scale_shift='scale_shift',
-        ),
-        schedule=dict(
-            beta_schedule='shifted_cosine', shift=0.5, prediction_type='v_prediction'
         ),
     ),
 )
 optim_wrapper = dict(optimizer=dict(lr=2e-4))
 train_dataloader = dict(
-    batch_size=32,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='ConcatDataset',
         # The sets name their classes differently, and no class is used.
@@ -103,8 +93,8 @@ custom_hooks = [
         update_buffers=False,
     ),
 ]
-max_iters = 60_000
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=2000)
+train_cfg = dict(max_iters=60_000, val_interval=2000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=200),
 ]
+del crop

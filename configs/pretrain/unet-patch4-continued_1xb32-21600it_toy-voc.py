@@ -31,8 +31,8 @@ val_dataloader = dict(
         ],
     ),
 )
-val_evaluator = dict(type='mmdiff.DenoisingLoss')
-val_cfg = dict(type='ValLoop')
+val_evaluator = dict(_delete_=True, type='mmdiff.DenoisingLoss')
+val_cfg = dict(_delete_=True, type='ValLoop')
 # An average from the first step on: the weights that a stage starts from are good.
 custom_hooks = [
     dict(
@@ -42,8 +42,7 @@ custom_hooks = [
         update_buffers=False,
     ),
 ]
-max_iters = 21_600
-train_cfg = dict(max_iters=max_iters, val_interval=2000)
+train_cfg = dict(max_iters=21_600, val_interval=2000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=200),
 ]

@@ -20,8 +20,7 @@ custom_hooks = [
         update_buffers=False,
     ),
 ]
-max_iters = 28_000
-train_cfg = dict(max_iters=max_iters, val_interval=2000)
+train_cfg = dict(max_iters=28_000, val_interval=2000)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=200),
 ]
