@@ -58,10 +58,10 @@ class TimestepDiffusionModel(DiffusionModel):
             'alphas_cumprod', scheduler.alphas_cumprod.clone(), persistent=False
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool) -> nn.Module:
         """Move the schedule with the module, but never cast it: it stays exact."""
         exact = self.alphas_cumprod
-        super()._apply(fn, recurse)
+        super()._apply(fn, *args)
         self.alphas_cumprod = exact.to(self.alphas_cumprod.device)
         return self
 

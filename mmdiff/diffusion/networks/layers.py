@@ -195,10 +195,10 @@ class NoiseEmbedding(nn.Module):
         self.scale = 2 * math.pi if fourier else 1.0
         self.register_buffer('freqs', freqs, persistent=fourier)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool) -> nn.Module:
         """Move the frequencies, but never cast them: half of them would be wrong."""
         exact = self.freqs
-        super()._apply(fn, recurse)
+        super()._apply(fn, *args)
         self.freqs = exact.to(self.freqs.device)
         return self
 
