@@ -377,15 +377,15 @@ def test_more_images_cost_only_themselves(robust, counted, skip_fooled):
 
 def test_a_state_file_of_another_run_is_refused(robust):
     run(robust([PGD4]))
-    run(robust([dict(PGD4, seed=1)]))
-    folder = next((Path(robust([]).work_dir) / 'robust_state').iterdir())
-    ours, theirs = sorted(folder.glob('pgd*'))
-    ours, other = (min(folder.iterdir()) for folder in (ours, theirs))
+    (folder,) = (Path(robust([]).work_dir) / 'robust_state').iterdir()
+    (ours,), (theirs,) = (list(folder.glob(name)) for name in ('pgd*', 'again*'))
+    files = list(folder.rglob('*.*'))
+    assert files and {file.suffix for file in files} == {'.safetensors'}
+    ours, other = min(ours.iterdir()), min(theirs.iterdir())
     ours.write_bytes(other.read_bytes())
     message = f'{ours.name} is a file of another run .*{theirs.name}.*--fresh'
     with pytest.raises(ValueError, match=message):
-        run(robust([PGD4, dict(PGD4, seed=1)]))
-    assert run(robust([PGD4], fresh=True))['complete']
+        run(robust([PGD4]))
 
 
 def test_a_rank_that_does_not_see_the_others(robust, counted, monkeypatch):
@@ -425,26 +425,26 @@ def test_restarts_count_by_objective_and_by_ap(robust):
 
 def test_skipping_the_fooled_saves_work_and_keeps_the_worst_case(robust):
     attacks = [
-        dict(type='mmdiff.PGD', eps=24, steps=3),
-        dict(type='mmdiff.APGD', eps=24, steps=3, objective='cls'),
-        dict(type='mmdiff.RandomNoise', eps=24),
+        dict(type='mmdiff.PGD', eps=96, steps=4),
+        dict(type='mmdiff.APGD', eps=96, steps=4, objective='cls'),
+        dict(type='mmdiff.RandomNoise', eps=96),
     ]
     every = run(robust(attacks, 'every'))
     few = run(robust(attacks, 'few', skip_fooled=True))
     first, second = ({e['key']: e for e in r['results']} for r in (every, few))
-    key = 'worst_case_eps24'
+    key = 'worst_case_eps96'
     for name in ('metrics', 'per_class', 'image_score'):
         assert first[key][name] == second[key][name]
-    key = 'apgd_cls_eps24'
+    key = 'apgd_cls_eps96'
     assert second[key]['cost']['grad_evals'] < first[key]['cost']['grad_evals']
     assert second[key]['cumulative'] and not first[key]['cumulative']
-    assert not second['pgd_total_eps24']['cumulative']  # none was before it
+    assert not second['pgd_total_eps96']['cumulative']  # none was before it
     assert second[key]['image_score'] <= first[key]['image_score']
     assert (
-        second['random_noise_eps24']['metrics']
-        == first['random_noise_eps24']['metrics']
+        second['random_noise_eps96']['metrics']
+        == first['random_noise_eps96']['metrics']
     )
-    assert second['pgd_total_eps24']['metrics'] == first['pgd_total_eps24']['metrics']
+    assert second['pgd_total_eps96']['metrics'] == first['pgd_total_eps96']['metrics']
 
 
 class Alarm(PGD):
