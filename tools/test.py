@@ -73,9 +73,13 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError(f'With --attack, --out writes .json, not {args.out!r}.')
     if args.show:
         raise ValueError('With --attack there is no --show; use --show-dir.')
-    if not Path(args.checkpoint).is_file() and '://' not in args.checkpoint:
+
+
+def check_weights(checkpoint: str) -> None:
+    """Complain about a checkpoint that is neither a file nor a URL."""
+    if not Path(checkpoint).is_file() and '://' not in checkpoint:
         raise FileNotFoundError(
-            f'There is no checkpoint {args.checkpoint}; give a file or a URL.'
+            f'There is no checkpoint {checkpoint}; give a file or a URL.'
         )
 
 
@@ -105,9 +109,11 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
 def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> None:
     check_flags(args)
     runner = Runner.from_cfg(attacked_config(ours, args))
+    loop = runner.test_loop  # it is built now, and says what is wrong with the set
+    check_weights(args.checkpoint)
     runner.test()
     if runner.rank == 0:
-        loop, console = runner.test_loop, Console()
+        console = Console()
         console.print(results_table(loop.results).to_rich())
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')

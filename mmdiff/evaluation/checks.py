@@ -281,12 +281,8 @@ def _check_scores(
     name: str, scores: Mapping[str, float], images: int, score_name: str
 ) -> list[Flag]:
     """Compare mean scores with noise, and with a budget that hides everything."""
-    clean, score, tolerance, flags = (
-        scores['clean'],
-        scores['attacked'],
-        slack(images),
-        [],
-    )
+    clean, score, tolerance = scores['clean'], scores['attacked'], slack(images)
+    flags = []
     noise = scores['random_noise']
     # Noise that hurts no more than chance says nothing, nor does one that leaves
     # nothing, beside which no attack can stand out.
