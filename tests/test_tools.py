@@ -97,7 +97,7 @@ def test_test_under_attack(trained, toy):
     )
     report = json.loads((trained / 'test' / 'robustness.json').read_text())
     kinds = [(r['attack'], r.get('eps')) for r in report['results']]
-    names = ('pgd', 'dag', 'ensemble')
+    names = ('pgd', 'dag', 'worst_case')
     assert kinds == [('clean', None), *((name, e) for e in (4, 8) for name in names)]
     for entry in report['results']:
         assert 0 <= entry['metrics']['pascal_voc/mAP'] <= 1
@@ -130,16 +130,17 @@ def test_quickstart(toy, tmp_path):
     done = run(script, quickstart, *flags, cwd=tmp_path)
     assert 'frozen prior' in done.stdout and 'from scratch' in done.stdout
     folder = tmp_path / 'work_dirs' / 'quickstart'
-    reports = json.loads((folder / 'robustness.json').read_text())
-    assert list(reports) == ['frozen prior', 'from scratch']
-    for report in reports.values():
+    for name in ('frozen prior', 'from scratch'):
+        file = folder / name.replace(' ', '-') / 'robustness.json'
+        report = json.loads(file.read_text())
         labels = [entry['label'] for entry in report['results']]
-        assert labels[0] == 'clean' and 'ensemble' in labels
+        assert report['name'] == name
+        assert labels[0] == 'clean' and 'worst_case' in labels
         assert report['gallery']
         assert all(
-            (folder / picture['file']).is_file() for picture in report['gallery']
+            (file.parent / picture['file']).is_file() for picture in report['gallery']
         )
-    assert (folder / 'curve.png').is_file() and (folder / 'grid.png').is_file()
+    assert (folder / 'report.html').is_file() and (folder / 'grid.png').is_file()
 
 
 TWO_RANKS = """
