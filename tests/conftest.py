@@ -11,7 +11,7 @@ from mmengine.hub import get_config
 
 import mmdiff.registry  # noqa: F401  (the scope mmdiff)
 from mmdiff.attacks import AttackResult, AttackStats, oracle_of
-from mmdiff.attacks.oracle import ImageGroup, Question
+from mmdiff.attacks.oracle import Question
 
 TINY_UNET = dict(
     type='UNet2DModel',
@@ -105,17 +105,21 @@ def run(attack, model, batch, gt_scale='original', **kwargs) -> AttackResult:
 def ask(attack, model, batch, gt_scale='original') -> Question:
     """The question that an iterative attack asks about a batch."""
     oracle = oracle_of(model, gt_scale)
-    samples = [oracle.at_input_scale(sample) for sample in batch['data_samples']]
-    ids = [oracle.image_id(sample, i) for i, sample in enumerate(samples)]
-    group = ImageGroup([x.float() for x in batch['inputs']], samples, ids)
     return oracle.ask(
-        group,
+        oracle.gather(batch),
         AttackStats(),
         attack.seed_of,
         attack.objective,
         attack.proposals,
         attack.eot,
     )
+
+
+def preprocessed(model, images, batch) -> dict:
+    """Other images in the place of a batch's, as the model's ``loss`` takes them."""
+    oracle = oracle_of(model)
+    group = oracle.gather(batch)
+    return oracle.preprocess(images, group.samples, group.frames)
 
 
 def batch_of(shapes=((3, 64, 96),), num_items=(3,), scale=1.0, first_id=0):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmdiff.utils.seeding import mix_seed
 
 from .budget import Budget
-from .oracle import ImageGroup, Oracle, oracle_of
+from .oracle import Frame, ImageGroup, Oracle, oracle_of
 from .result import AttackResult, AttackStats
 
 
@@ -120,27 +120,22 @@ class Attack(ABC):
             GradientBlocked: If no gradient reaches the images.
         """
         oracle, stats = self.choose_oracle(oracle), AttackStats()
-        inputs, samples = data_batch['inputs'], data_batch['data_samples']
-        clean = [x.detach().to(oracle.device, torch.float32) for x in inputs]
-        scaled = [oracle.at_input_scale(sample) for sample in samples]
-        ids = [oracle.image_id(sample, i) for i, sample in enumerate(samples)]
+        images = oracle.gather(data_batch)
+        clean = [frame.canvas for frame in images.frames]
         adversarial, losses = [x.clone() for x in clean], [math.nan] * len(clean)
         attacked = _not_skipped(skip, len(clean))
         if self.eps != 0:
             with oracle.attacked():
-                for chosen in oracle.group(clean, attacked):
-                    group = ImageGroup(
-                        [clean[i] for i in chosen],
-                        [scaled[i] for i in chosen],
-                        [ids[i] for i in chosen],
-                    )
+                for chosen in oracle.split(images, attacked):
+                    group = images.take(chosen)
                     perturbed, ends = self.perturb(oracle, group, stats)
                     for i, adv, end in zip(chosen, perturbed, ends):
-                        adversarial[i] = self._finish(adv.detach(), clean[i])
+                        adversarial[i] = self._finish(adv.detach(), images.frames[i])
                         losses[i] = end
         stats.record_images(
             [clean[i] for i in attacked], [adversarial[i] for i in attacked]
         )
+        inputs = data_batch['inputs']
         stacked = isinstance(inputs, Tensor)
         handed_on = torch.stack(adversarial) if stacked else type(inputs)(adversarial)
         return AttackResult(handed_on, losses, stats)
@@ -157,9 +152,13 @@ class Attack(ABC):
         """
         return self.run(oracle_of(model, gt_scale), data_batch).inputs
 
-    def _finish(self, adv: Tensor, clean: Tensor) -> Tensor:
+    def _finish(self, adv: Tensor, frame: Frame) -> Tensor:
+        """Return the whole input, its image within the budget."""
+        clean = frame.cut()
         adv = self.budget.project(adv, clean)
-        return self.budget.round(adv, clean) if self.quantize else adv
+        if self.quantize:
+            adv = self.budget.round(adv, clean)
+        return frame.paste(adv)
 
     def seed_of(self, image_id: str, *choice: int | str) -> int:
         """Return the seed of one random choice about one image."""

@@ -15,7 +15,8 @@ from mmdiff.registry import ATTACKS
 from mmdiff.utils.modules import training_flags
 
 from .dag_proposals import Proposals, propose
-from .oracle import GradientBlocked, ImageGroup, Oracle
+from .errors import GradientBlocked, NotApplicable
+from .oracle import Frame, ImageGroup, Oracle
 from .result import AttackStats
 from .source import SourcedAttack
 
@@ -49,8 +50,8 @@ class DAG(SourcedAttack):
         source, norm, quantize, seed: See :class:`SourcedAttack`.
 
     Raises:
-        ValueError: For arguments out of range; on running, for a model without boxes
-            to attack.
+        ValueError: For arguments out of range.
+        NotApplicable: On running, for a model without boxes to attack.
 
     Example:
         >>> DAG(eps=8, steps=30).threat_model()['gamma']
@@ -79,15 +80,16 @@ class DAG(SourcedAttack):
         self, oracle: Oracle, group: ImageGroup, stats: AttackStats
     ) -> tuple[list[Tensor], list[float]]:
         if oracle.task != 'detection':
-            raise ValueError(
+            raise NotApplicable(
                 f'DAG attacks the boxes of detectors and {type(oracle.model).__name__} '
                 'has none; use PGD or APGD instead.'
             )
         # Images need different numbers of steps: one after the other.
         adversarial, margins = [], []
         with training_flags(oracle.model, False):
-            for image, sample, image_id in zip(group.pixels, group.samples, group.ids):
-                victim = Victim(oracle, image, sample, self.seed_of(image_id))
+            for i, image_id in enumerate(group.ids):
+                frame, sample = group.frames[i], group.samples[i]
+                victim = Victim(oracle, frame, sample, self.seed_of(image_id))
                 adv, margin = self._perturb_one(victim, stats)
                 adversarial.append(adv)
                 margins.append(margin)
@@ -203,15 +205,21 @@ class Victim:
 
     Args:
         oracle: Oracle of the model.
-        image: (C, H, W) in 0..255.
+        frame: Its input, and where in it the image is.
         sample: Data sample with ground truth at the scale of the input.
         seed: Seed of all that is random about it.
     """
 
     oracle: Oracle
-    image: Tensor
+    frame: Frame
     sample: Any
     seed: int
 
+    @property
+    def image(self) -> Tensor:
+        """The clean image without its padding, (C, H, W) in 0..255."""
+        return self.frame.cut()
+
     def preprocess(self, image: Tensor) -> dict:
-        return self.oracle.preprocess([image], [self.sample])
+        """Return the batch of this image, as the model's ``loss`` takes it."""
+        return self.oracle.preprocess([image], [self.sample], [self.frame])

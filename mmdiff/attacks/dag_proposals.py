@@ -7,6 +7,11 @@ from mmdet.structures.bbox import get_box_tensor
 from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
+from .errors import NotApplicable
+
+# Predictions of each level that are compared with the head's own.
+COMPARED = 20
+
 
 class Proposals(ABC):
     """Boxes found once on the clean image, and their class logits on any other.
@@ -116,8 +121,15 @@ def propose(
 ) -> Proposals:
     """Find the boxes of the one image in ``batch``.
 
+    Args:
+        model: The detector, in eval mode.
+        batch: Output of its ``data_preprocessor``.
+        iou_threshold: Overlap above which the NMS of an RPN drops a proposal.
+        max_boxes: Proposals of an RPN at most.
+
     Raises:
-        ValueError: If the detector has neither RoI head nor such dense predictions.
+        NotApplicable: If the detector has neither one RoI head nor a dense head whose
+            class scores and boxes are known for every anchor point.
     """
     roi_head = getattr(model, 'roi_head', None)
     if hasattr(model, 'rpn_head') and roi_head is not None:
@@ -125,18 +137,51 @@ def propose(
         if not isinstance(getattr(roi_head, 'bbox_head', None), nn.ModuleList):
             return RoIProposals(model, batch, iou_threshold, max_boxes)
     head = getattr(model, 'bbox_head', None)
-    unlike = None
-    if all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):
-        try:
-            proposals = DenseProposals(model, batch)
-            if proposals.logits(batch).shape[0] == len(proposals.boxes):
-                return proposals
-        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-            unlike = error  # boxes as distributions (GFL), all in one output (YOLOv3)
-    raise ValueError(
+    if not all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):
+        raise _not_for_dag(model)
+    # Outside of the next block: an error of the model itself must be seen as that.
+    outputs = head(model.extract_feat(batch['inputs']))
+    try:
+        proposals = DenseProposals(model, batch)
+        alike = _agrees(proposals, head, outputs, batch)
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+        if isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        # Boxes as distributions (GFL), or all in one output (YOLOv3).
+        raise _not_for_dag(model) from error
+    if not alike:  # decoded or squashed already in the network (TOOD)
+        raise _not_for_dag(model)
+    return proposals
+
+
+def _not_for_dag(model: nn.Module) -> NotApplicable:
+    return NotApplicable(
         f'DAG attacks proposals, and {type(model).__name__} has no single RoI head and '
         'no dense head that gives each anchor point class scores and one box; use PGD '
         'instead.'
-    ) from unlike
+    )
+
+
+def _agrees(
+    proposals: DenseProposals, head: nn.Module, outputs: tuple, batch: dict
+) -> bool:
+    """Whether boxes and class scores are those that the head itself makes of them."""
+    logits = proposals.logits(batch)
+    if len(logits) != len(proposals.boxes):
+        return False
+    cfg = ConfigDict(score_thr=0.0, nms_pre=COMPARED, max_per_img=COMPARED)
+    metas = [sample.metainfo for sample in batch['data_samples']]
+    predictions = head.predict_by_feat(
+        *outputs[:2],
+        score_factors=None,
+        batch_img_metas=metas,
+        cfg=cfg,
+        rescale=False,
+        with_nms=False,
+    )[0]
+    boxes, scores = get_box_tensor(predictions.bboxes), proposals.scores(logits)
+    for box, label, score in zip(boxes, predictions.labels, predictions.scores):
+        near = (proposals.boxes - box).abs().amax(1) < 0.1  # pixels
+        if not ((scores[near, label] - score).abs() < 1e-4).any():
+            return False
+    return True

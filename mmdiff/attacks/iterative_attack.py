@@ -143,9 +143,6 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
 
     random_start: bool = True
     keep_best: bool | None = True
-    # Whether heads sample anew at each step (where proposals move): gradients then
-    # serve no one sample, but objectives of two steps differ by chance as well.
-    resample: ClassVar[bool] = False
     # What an image on its way carries; a subclass that remembers more has its own.
     trace_type: ClassVar[type[Trace]] = Trace
 
@@ -190,8 +187,9 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
         keep_best = self.keep_best
         if keep_best is None:
             keep_best = fixed or not question.proposals_move
-        alike = fixed or (keep_best and not self.resample)
-        return keep_best, not alike
+        # Sampled anew at each step, gradients serve no one sample, but objectives of
+        # two steps differ by chance as well: they cannot be compared.
+        return keep_best, not (fixed or keep_best)
 
     def _start(self, x: Tensor, image_id: str, restart: int) -> Tensor:
         if not self.random_start:

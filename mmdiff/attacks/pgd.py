@@ -36,7 +36,6 @@ class PGD(GradientAttack[Trace]):
     step_size: float | None = None
     proposals: str = 'moving'
     keep_best: bool | None = None
-    resample = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,15 +1,30 @@
 """State of an mm model: put it as an attack needs it, and back."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from types import ModuleType
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from mmengine.logging import MessageHub
 from mmengine.model import is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 # By name: mmcv, timm and mmpretrain have DropPath classes of their own.
 STOCHASTIC = ('Dropout', 'DropPath', 'DropBlock')
+# They drop by a function, if their own flag says that they train.
+DROPPING = (nn.MultiheadAttention, nn.RNNBase)
+OVER = 10**9  # epochs or iterations, more than any schedule has
+DROPOUTS = (
+    'dropout',
+    'dropout1d',
+    'dropout2d',
+    'dropout3d',
+    'alpha_dropout',
+    'feature_alpha_dropout',
+)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -42,17 +57,17 @@ def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
     """Set every module's flag, and restore each one.
 
     Heads branch on ``self.training``; in train mode, normalisation with running
-    statistics and dropout stay in eval mode, so that no buffer changes and the loss is
-    that of the model under test.
+    statistics stays in eval mode and nothing is dropped, by modules or by functions,
+    so that no buffer changes and the loss is that of the model under test.
     """
     before = [(module, module.training) for module in model.modules()]
     try:
         for module, _ in before:
-            still = isinstance(module, _NormBase) or type(module).__name__.startswith(
-                STOCHASTIC
-            )
+            still = isinstance(module, (_NormBase, *DROPPING))
+            still = still or type(module).__name__.startswith(STOCHASTIC)
             module.training = training and not still
-        yield
+        with no_dropout():
+            yield
     finally:
         for module, flag in before:
             module.training = flag
@@ -71,7 +86,9 @@ def differentiable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(owner: nn.Module, name: str, function: Callable) -> Iterator[None]:
+def replaced(
+    owner: nn.Module | ModuleType, name: str, function: Callable
+) -> Iterator[None]:
     """Replace the method ``owner.name`` by ``function``, and put back what was there.
 
     What was there is the method of the class, or an attribute that a user had set on
@@ -100,3 +117,62 @@ def num_classes(model: nn.Module) -> int:
         if 'head' in name and 'rpn' not in name and isinstance(classes, int):
             return classes
     raise ValueError(f'No head of {type(model).__name__} has num_classes.')
+
+
+@contextmanager
+def no_dropout() -> Iterator[None]:
+    """Let the functions of ``torch.nn.functional`` drop nothing.
+
+    Some modules call them with their own training flag, which says nothing else than
+    that heads are to give losses.
+    """
+
+    def keep(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+        return x
+
+    with ExitStack() as stack:
+        for name in DROPOUTS:
+            stack.enter_context(replaced(F, name, keep))
+        yield
+
+
+@contextmanager
+def single_rank() -> Iterator[None]:
+    """Let losses see no other rank.
+
+    Heads divide by a number of positives that they average over all ranks
+    (``reduce_mean``): the loss of an image would depend on what other ranks attack at
+    the moment, and wait for ranks that attack nothing.
+    """
+    if not dist.is_available():
+        yield
+        return
+    answers = {
+        'is_initialized': lambda: False,
+        'get_world_size': lambda group=None: 1,
+        'get_rank': lambda group=None: 0,
+        'all_reduce': lambda *args, **kwargs: None,
+    }
+    with ExitStack() as stack:
+        for name, answer in answers.items():
+            stack.enter_context(replaced(dist, name, answer))
+        yield
+
+
+@contextmanager
+def finished_training() -> Iterator[None]:
+    """Let losses that ask how far training is hear that it is over.
+
+    Some heads begin with another assignment of targets or a warm-up, by the epoch or
+    iteration that mmengine's MessageHub knows: in a test of a trained model it knows
+    none. During training it is left as it is.
+    """
+    hub = MessageHub.get_current_instance()
+    missing = [key for key in ('epoch', 'iter') if hub.get_info(key) is None]
+    try:
+        for key in missing:
+            hub.update_info(key, OVER)
+        yield
+    finally:
+        for key in missing:
+            hub.runtime_info.pop(key, None)

@@ -221,7 +221,7 @@ def test_boxes_are_scaled_to_the_input(make_detector, head):
 
 
 def test_flipped_inputs_get_flipped_boxes(make_detector):
-    from mmdiff.attacks.oracle.detection import to_input_scale
+    from mmdiff.attacks.oracle.ground_truth import to_input_scale
 
     sample = batch_of(scale=0.5)['data_samples'][0]
     sample.set_metainfo(dict(flip=True, flip_direction='horizontal'))
@@ -279,7 +279,7 @@ def test_masks_are_scaled_and_flipped_with_the_boxes():
     import numpy as np
     from mmdet.structures.mask import BitmapMasks
 
-    from mmdiff.attacks.oracle.detection import to_input_scale
+    from mmdiff.attacks.oracle.ground_truth import to_input_scale
 
     sample = batch_of(num_items=(1,), scale=0.5)['data_samples'][0]
     image = np.zeros((1, 128, 192), np.uint8)

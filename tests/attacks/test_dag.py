@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from conftest import batch_of, run
+from conftest import batch_of, preprocessed, run
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG
-from mmdiff.attacks import GradientBlocked, oracle_of
+from mmdiff.attacks import GradientBlocked
 from mmdiff.attacks.dag_proposals import (
     DenseProposals,
     Proposals,
@@ -109,11 +109,10 @@ def test_stops_when_no_proposal_shows_its_class(make_detector, head):
         ended += 1
         assert result.stats.grad_evals == steps - 1
         with torch.no_grad(), training_flags(model, False):
-            oracle = oracle_of(model)
-            clean = oracle.preprocess([image], [sample])
+            clean = preprocessed(model, [image], batch)
             proposals = propose(model, clean, attack.iou_threshold, 20)
             truth = attack._assign(proposals, clean)
-            seen = oracle.preprocess(result.inputs, [sample])
+            seen = preprocessed(model, result.inputs, batch)
             shown = proposals.logits(seen).argmax(1)
         assert len(shown) and not (shown == truth).any()
     assert ended
@@ -139,9 +138,7 @@ def test_published_form_has_no_budget_but_the_steps(make_detector):
 @pytest.mark.parametrize('backbone', ['resnet', 'diffusion'])
 def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
     model = make_detector('faster-rcnn', backbone)
-    batch = oracle_of(model).preprocess(
-        [batch_of()['inputs'][0].float()], batch_of()['data_samples']
-    )
+    batch = preprocessed(model, [batch_of()['inputs'][0].float()], batch_of())
     with torch.no_grad():
         sparse = RoIProposals(model, batch, 0.7, 1000)
         dense = RoIProposals(model, batch, 0.9, 1000)
@@ -155,8 +152,7 @@ def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
 def test_dense_boxes_are_those_the_head_predicts(make_detector, head):
     """Decoded anchor points contain the head's own detections, box and score."""
     model = make_detector(head, 'diffusion')
-    sample = batch_of()['data_samples'][0]
-    batch = oracle_of(model).preprocess([batch_of()['inputs'][0].float()], [sample])
+    batch = preprocessed(model, [batch_of()['inputs'][0].float()], batch_of())
     with torch.no_grad():
         proposals = DenseProposals(model, batch)
         scores = proposals.scores(proposals.logits(batch))[:, :-1]

@@ -2,12 +2,11 @@
 
 import pytest
 import torch
-from conftest import CONFIGS, batch_of, run
+from conftest import CONFIGS, batch_of, preprocessed, run
 from mmdet.models.losses import CrossEntropyLoss, FocalLoss
 from torch import nn
 
 from mmdiff import PGD
-from mmdiff.attacks import oracle_of
 from mmdiff.attacks.dag_proposals import propose
 from mmdiff.attacks.objectives import NAMES
 from mmdiff.attacks.objectives.detection import (
@@ -16,7 +15,7 @@ from mmdiff.attacks.objectives.detection import (
     sum_losses,
     with_truth,
 )
-from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.utils.modules import num_classes
 
 
@@ -46,9 +45,8 @@ def test_vanishing_lowers_scores_and_fabrication_raises_them(make_detector, head
     batch = batch_of()
 
     def scores(images):
-        oracle = oracle_of(model)
-        clean = oracle.preprocess([batch['inputs'][0].float()], scaled(batch))
-        seen = oracle.preprocess(images, scaled(batch))
+        clean = preprocessed(model, [batch['inputs'][0].float()], batch)
+        seen = preprocessed(model, images, batch)
         with torch.no_grad():
             proposals = propose(model, clean, 0.9, 200)
             logits = proposals.logits(seen)
@@ -119,8 +117,8 @@ def test_cwa_counts_every_class_the_same(loss):
 def test_objectives_a_head_cannot_serve_are_one_sentence(make_detector):
     model = Head(nn.MSELoss())
     with (
-        balanced_classes(model, torch.tensor([0])),
         pytest.raises(ValueError, match="objective='cwa' weights .* use 'total'"),
+        balanced_classes(model, torch.tensor([0])),
     ):
         model.loss_cls(torch.rand(2, 3), torch.rand(2, 3))
     with pytest.raises(ValueError, match='No head of MSELoss'):

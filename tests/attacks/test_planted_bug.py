@@ -15,7 +15,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
 from mmdiff import PGD
-from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.datasets.toy_shapes import CLASSES, draw_scene
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from mmdiff import PGD
 from mmdiff.attacks import AttackStats, Oracle, oracle_of
 from mmdiff.attacks.oracle import ImageGroup
-from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.engine.ground_truth import ground_truth_scale
 from mmdiff.evaluation.entry import main_metric
 from mmdiff.evaluation.scoring.detection import image_ap

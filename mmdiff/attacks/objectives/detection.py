@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from mmdiff.utils.modules import num_classes, replaced
 
+from ..errors import NotApplicable
+
 # Parts of the names of losses. RPN losses count for `total` only: the published
 # attacks A_cls and A_reg take the losses of the final head.
 REG = ('loss_bbox', 'loss_iou', 'loss_reg', 'loss_xy', 'loss_wh', 'loss_dfl')
@@ -33,11 +35,11 @@ def with_wrong_labels(sample, model: nn.Module, seed: int):
     """Return the sample with its classes shifted by one seeded number.
 
     Raises:
-        ValueError: If the model has one class only.
+        NotApplicable: If the model has one class only.
     """
     classes = num_classes(model)
     if classes < 2:
-        raise ValueError("objective='mislabel' needs two classes; use 'vanishing'.")
+        raise NotApplicable("objective='mislabel' needs two classes; use 'vanishing'.")
     generator = torch.Generator().manual_seed(seed)
     shift = int(torch.randint(1, classes, (), generator=generator))
     sample.gt_instances.labels = (sample.gt_instances.labels + shift) % classes
@@ -94,11 +96,11 @@ def with_truth(sample, model: nn.Module, name: str, seed: int):
         seed: Seed of the choice of wrong labels.
 
     Raises:
-        ValueError: If the objective is about boxes and there are none.
+        NotApplicable: If the objective is about boxes and there are none.
     """
     objective = OBJECTIVES[name]
     if (objective.truth or objective.balanced) and 'gt_instances' not in sample:
-        raise ValueError(
+        raise NotApplicable(
             f"objective={name!r} is about boxes and this model has none; use 'total'."
         )
     sample = copy.deepcopy(sample)
@@ -116,12 +118,12 @@ def sum_losses(losses: dict, name: str) -> Tensor:
         name: One of ``OBJECTIVES``.
 
     Raises:
-        ValueError: If the model has no such loss.
+        NotApplicable: If the model has no such loss.
     """
     parts = OBJECTIVES[name].losses_of(losses)
     if not parts:
         usable = [repr(k) for k, goal in OBJECTIVES.items() if goal.losses_of(losses)]
-        raise ValueError(
+        raise NotApplicable(
             f'This model has no loss for objective={name!r}, only '
             f'{", ".join(losses)}; use objective={" or ".join(usable)}.'
         )
@@ -139,16 +141,22 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
     Args:
         model: The detector; ``forward`` of its classification losses is replaced.
         labels: Classes of the objects in the image, (N,).
+
+    Raises:
+        NotApplicable: If there is no such loss, none that is called, or one that takes no
+            labels.
     """
     present, counts = labels.unique(return_counts=True)
+    weighted = []
 
     def balanced(forward, pred, target, weight=None, *args, **kwargs):
         shown = target[0] if isinstance(target, tuple) else target
         if shown.is_floating_point() or shown.ndim != 1:
-            raise ValueError(
+            raise NotApplicable(
                 "objective='cwa' weights classification losses by label, which this "
                 "head's does not take; use 'total', 'cls' or 'reg'."
             )
+        weighted.append(target)
         share = pred.new_ones(shown.shape)
         for label, count in zip(present, counts):
             share[shown == label] = len(labels) / (len(present) * count)
@@ -158,6 +166,11 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name.endswith('loss_cls') and 'rpn' not in name:
-                weighted = partial(balanced, module.forward)
-                stack.enter_context(replaced(module, 'forward', weighted))
+                forward = partial(balanced, module.forward)
+                stack.enter_context(replaced(module, 'forward', forward))
         yield
+    if not weighted:
+        raise NotApplicable(
+            f"objective='cwa' found no classification loss of {type(model).__name__} "
+            "to weight; use 'total', 'cls' or 'reg'."
+        )

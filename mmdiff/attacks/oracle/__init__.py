@@ -2,9 +2,11 @@
 
 from torch import nn
 
-from .base import GradientBlocked, ImageGroup, Oracle, Question
+from .base import Oracle
+from .frame import Frame, ImageGroup
+from .question import Question
 
-__all__ = ['GradientBlocked', 'ImageGroup', 'Oracle', 'Question', 'oracle_of']
+__all__ = ['Frame', 'ImageGroup', 'Oracle', 'Question', 'oracle_of']
 
 
 def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:

@@ -5,51 +5,35 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 from mmengine.model import BaseTTAModel
 from torch import Tensor, nn
 
+from mmdiff.utils.model_state import kept_state
 from mmdiff.utils.modules import (
     device_of,
     differentiable,
+    finished_training,
     frozen_parameters,
     num_classes,
-    training_flags,
+    single_rank,
     unwrap,
 )
 
+from ..errors import NotApplicable
 from ..objectives import NAMES
 from ..result import AttackStats
+from .frame import Frame, ImageGroup, Region, check_pixels
+from .question import Question
 
 GT_SCALES = ('original', 'input')
 
 
-class GradientBlocked(RuntimeError):
-    """No gradient reaches the image: the attack's failure would say nothing."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            'The loss does not depend on the image: a module between them runs '
-            'under no_grad or detaches, and no attack can see through it.'
-        )
-
-
-@dataclass
-class ImageGroup:
-    """Images that pad to one and the same size: they are attacked together.
-
-    Args:
-        pixels: Float images (C, H, W) in 0..255.
-        samples: Data samples with ground truth at the scale of the input.
-        ids: Names that make the random choices about each image its own.
-    """
-
-    pixels: list[Tensor]
-    samples: list
-    ids: list[str]
+def _nothing_to_reset() -> None:
+    """Outside of :meth:`Oracle.attacked` a model is left to itself."""
 
 
 class Oracle(ABC):
@@ -80,6 +64,8 @@ class Oracle(ABC):
         if gt_scale not in GT_SCALES:
             raise ValueError(f"gt_scale={gt_scale!r} must be 'original' or 'input'.")
         self.gt_scale = gt_scale
+        # Undoes what losses wrote in the model, while it is attacked.
+        self.reset: Callable[[], None] = _nothing_to_reset
 
     @property
     def device(self) -> torch.device:
@@ -100,11 +86,22 @@ class Oracle(ABC):
     def attacked(self) -> Iterator[None]:
         """Put the model in the state that attacks need, and back at the end.
 
-        Gradients are on, mixed precision is off, parameters take no gradient, the
-        global random state is kept.
+        Gradients are on, mixed precision is off, parameters take no gradient. Losses
+        see no other rank, and a finished training unless it goes on. The global random
+        state and what losses write in the model are kept.
         """
-        with differentiable(self.device), frozen_parameters(self.model):
-            yield
+        with (
+            differentiable(self.device),
+            frozen_parameters(self.model),
+            kept_state(self.model) as state,
+            single_rank(),
+            finished_training(),
+        ):
+            self.reset = state.reset
+            try:
+                yield
+            finally:
+                self.reset = _nothing_to_reset
 
     @abstractmethod
     def at_input_scale(self, sample):
@@ -114,14 +111,39 @@ class Oracle(ABC):
             ValueError: If it has no ground truth.
         """
 
+    def region_of(self, sample, shape: tuple[int, int]) -> Region:
+        """Find the region of an input of this shape that shows the image.
+
+        Raises:
+            ValueError: If it cannot be told.
+        """
+        return Region(0, 0, *shape)
+
+    def gather(self, data_batch: dict) -> ImageGroup:
+        """Read the images of a batch, as the dataloader gives it.
+
+        Raises:
+            ValueError: If pixel values are not 0..255, or there is no ground truth.
+        """
+        frames, ids = [], []
+        for i, x in enumerate(data_batch['inputs']):
+            check_pixels(x)
+            sample = data_batch['data_samples'][i]
+            canvas = x.detach().to(self.device, torch.float32)
+            region = self.region_of(sample, tuple(canvas.shape[-2:]))
+            frames.append(Frame(canvas, region))
+            ids.append(self.image_id(sample, i))
+        samples = [self.at_input_scale(s) for s in data_batch['data_samples']]
+        return ImageGroup(frames, samples, ids)
+
     @staticmethod
     def image_id(sample, position: int) -> str:
         """Return the image's id in its dataset, or its place in the batch."""
         meta = sample.metainfo
         return str(meta.get('img_id', meta.get('img_path', f'#{position}')))
 
-    def group(self, pixels: Sequence[Tensor], indices: Sequence[int]) -> list[list]:
-        """Split ``indices`` into those of images that pad to the same size.
+    def split(self, group: ImageGroup, indices: Sequence[int]) -> list[list[int]]:
+        """Split ``indices`` into those of inputs that pad to the same size.
 
         A model sees an image differently on a larger canvas; attacked beside its equals
         only, an image's result does not depend on its batch.
@@ -129,14 +151,24 @@ class Oracle(ABC):
         divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1) or 1
         groups: dict[tuple, list[int]] = {}
         for i in indices:
-            size = tuple(-(-side // divisor) for side in pixels[i].shape[-2:])
+            shape = group.frames[i].canvas.shape[-2:]
+            size = tuple(-(-side // divisor) for side in shape)
             groups.setdefault(size, []).append(i)
         return list(groups.values())
 
-    def preprocess(self, pixels: Sequence[Tensor], samples: Sequence) -> dict:
-        """Run the model's own preprocessor, differentiably, on copied samples."""
+    def preprocess(
+        self, pixels: Sequence[Tensor], samples: Sequence, frames: Sequence[Frame]
+    ) -> dict:
+        """Run the model's own preprocessor, differentiably, on copied samples.
+
+        Args:
+            pixels: Images without their padding.
+            samples: Their data samples.
+            frames: The inputs to put them in.
+        """
+        inputs = [frame.paste(x) for frame, x in zip(frames, pixels)]
         copies = [sample.clone() for sample in samples]
-        batch = {'inputs': list(pixels), 'data_samples': copies}
+        batch = {'inputs': inputs, 'data_samples': copies}
         return self.model.data_preprocessor(batch, training=False)
 
     def ask(
@@ -160,15 +192,16 @@ class Oracle(ABC):
             eot: Number of passes that the objective is averaged over.
 
         Raises:
-            ValueError: If models of this task have no such objective.
+            NotApplicable: If models of this task have no such objective.
         """
         if objective not in NAMES[self.task]:
-            raise ValueError(
+            raise NotApplicable(
                 f'objective={objective!r} is none of {self.task}; choose one of '
                 f'{NAMES[self.task]}.'
             )
         samples = self.prepare(group, stats, seed_of, objective, proposals)
-        return Question(self, samples, group.ids, objective, eot, seed_of, stats)
+        group = replace(group, samples=samples)
+        return Question(self, group, objective, eot, seed_of, stats)
 
     def prepare(
         self,
@@ -191,89 +224,5 @@ class Oracle(ABC):
             objective: Name of the objective.
 
         Raises:
-            ValueError: If the model has no loss for this objective.
+            NotApplicable: If the model has no loss for this objective.
         """
-
-
-@dataclass
-class Question:
-    """One objective of some images, ready to be asked at any iterate.
-
-    Args:
-        oracle: The oracle of the model.
-        samples: Data samples, with what the objective is measured against.
-        ids: Names of the images.
-        objective: Name of the objective.
-        eot: Number of passes that are averaged (expectation over transformation).
-        seed_of: See :meth:`Oracle.ask`.
-        stats: Account in which gradients and queries are counted.
-    """
-
-    oracle: Oracle
-    samples: list
-    ids: list[str]
-    objective: str
-    eot: int
-    seed_of: Callable[..., int]
-    stats: AttackStats
-
-    @property
-    def proposals_move(self) -> bool:
-        """See :attr:`Oracle.proposals_move`."""
-        return self.oracle.proposals_move
-
-    def gradients(
-        self, pixels: Sequence[Tensor], restart: int, step: int, resample: bool = False
-    ) -> tuple[list[Tensor], Tensor]:
-        """Gradients of the images' objectives to their pixels, and the objectives.
-
-        Args:
-            pixels: Iterates, (C, H, W) each.
-            restart: Number of the restart; with ``step`` it seeds what the model itself
-                draws.
-            step: Number of the step.
-            resample: Let heads sample anew at this step. Otherwise they sample as at
-                every other step, so that objectives can be compared.
-
-        Returns:
-            One gradient per image, non-finite values replaced by 0, and (N,).
-
-        Raises:
-            GradientBlocked: If the objective does not depend on the images.
-        """
-        pixels = [x.detach().requires_grad_() for x in pixels]
-        choice = (restart, step) if resample else ('final',)
-        losses = self._losses(pixels, choice, restart, step)
-        if not losses.requires_grad:
-            raise GradientBlocked
-        grads = torch.autograd.grad(losses.sum(), pixels, allow_unused=True)
-        checked = [self._check(x, grad) for x, grad in zip(pixels, grads)]
-        return checked, losses.detach()
-
-    def losses(self, pixels: Sequence[Tensor], restart: int, step: int) -> Tensor:
-        """Objectives without gradients, (N,), sampled as steps without resampling."""
-        self.stats.queries += self.eot * len(pixels)
-        with torch.no_grad():
-            return self._losses(pixels, ('final',), restart, step)
-
-    def _losses(self, pixels, choice: tuple, restart: int, step: int) -> Tensor:
-        """Mean objective over ``eot`` passes, (N,)."""
-        seeds = [self.seed_of(i, *choice) for i in self.ids]
-        noise_seed = self.seed_of(self.ids[0], restart, step)
-        total = 0
-        with training_flags(self.oracle.model, self.oracle.training):
-            for k in range(self.eot):
-                batch = self.oracle.preprocess(pixels, self.samples)
-                torch.manual_seed(noise_seed + k)  # of fresh noise in the backbone
-                shifted = [seed + k for seed in seeds]
-                total = total + self.oracle.image_losses(batch, shifted, self.objective)
-        return total / self.eot
-
-    def _check(self, x: Tensor, grad: Tensor | None) -> Tensor:
-        """Count a gradient; replace what is not a number."""
-        grad = torch.zeros_like(x) if grad is None else grad
-        finite = torch.isfinite(grad)
-        self.stats.grad_evals += self.eot
-        self.stats.nonfinite_grads += int(not finite.all())
-        self.stats.zero_grads += int(not grad.any())
-        return torch.where(finite, grad, 0)

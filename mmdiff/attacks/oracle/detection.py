@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 
 import torch
-from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
 from torch import Tensor
 
 from mmdiff.utils.modules import replaced, training_flags
 
+from ..errors import NotApplicable
 from ..objectives.detection import (
     OBJECTIVES,
     balanced_classes,
@@ -27,6 +27,8 @@ from ..objectives.detection import (
 )
 from ..result import AttackStats
 from .base import ImageGroup, Oracle
+from .frame import Region, image_region
+from .ground_truth import to_input_scale
 
 
 class DetectionOracle(Oracle):
@@ -52,6 +54,9 @@ class DetectionOracle(Oracle):
     def at_input_scale(self, sample):
         return to_input_scale(sample, self.gt_scale)
 
+    def region_of(self, sample, shape: tuple[int, int]) -> Region:
+        return image_region(sample.metainfo, shape)
+
     def prepare(
         self,
         group: ImageGroup,
@@ -68,7 +73,7 @@ class DetectionOracle(Oracle):
         if proposals == 'fixed':
             torch.manual_seed(seed_of(group.ids[0], 'proposals'))
             with training_flags(self.model, True):
-                batch = self.preprocess(group.pixels, samples)
+                batch = self.preprocess(group.pixels, samples, group.frames)
                 proposed = self._propose(batch) or []
             stats.queries += len(proposed)
             for sample, instances in zip(samples, proposed):
@@ -111,7 +116,12 @@ class DetectionOracle(Oracle):
                     labels = sample.gt_instances.labels
                     stack.enter_context(balanced_classes(self.model, labels))
                 losses = self._loss(image, sample, objective)
-            values.append(goal.sign * sum_losses(losses, objective))
+            loss = sum_losses(losses, objective)
+            if goal.truth is without_objects and loss == 0:
+                raise self._no_loss_without_objects(objective)
+            # What the loss of one image leaves behind must not reach the next one.
+            self.reset()
+            values.append(goal.sign * loss)
         return torch.stack(values)
 
     @contextmanager
@@ -144,11 +154,13 @@ class DetectionOracle(Oracle):
         except (AssertionError, IndexError) as error:
             if OBJECTIVES[objective].truth is not without_objects:
                 raise
-            raise ValueError(
-                f'{type(self.model).__name__} has no loss for an image without '
-                "objects; use 'total', 'cls', 'reg', 'cwa' or 'mislabel', not "
-                f'{objective!r}.'
-            ) from error
+            raise self._no_loss_without_objects(objective) from error
+
+    def _no_loss_without_objects(self, objective: str) -> NotApplicable:
+        return NotApplicable(
+            f'{type(self.model).__name__} has no loss for an image without objects; '
+            f"use 'total', 'cls', 'reg', 'cwa' or 'mislabel', not {objective!r}."
+        )
 
 
 def _take(features, i: int):
@@ -158,51 +170,3 @@ def _take(features, i: int):
     if isinstance(features, dict):
         return {key: _take(value, i) for key, value in features.items()}
     return type(features)(_take(value, i) for value in features)
-
-
-def to_input_scale(sample, gt_scale: str):
-    """Copy a data sample with its ground truth where the model sees it.
-
-    mmdet's test pipelines load boxes after ``Resize``: they stay at the scale of
-    the file, for the metric. A loss needs them at the scale (and flip) of the input.
-
-    Args:
-        sample: Data sample of a detector; it is left as it is.
-        gt_scale: ``'original'``: boxes are at the scale of the file. ``'input'``: they
-            went through ``Resize`` already.
-
-    Raises:
-        ValueError: If the sample has no ground truth, or does not say its scale.
-    """
-    sample = copy.deepcopy(sample)
-    if 'gt_instances' not in sample and 'gt_label' not in sample:
-        raise ValueError(
-            'An attack needs ground truth; add LoadAnnotations(with_bbox=True) to the '
-            'test pipeline (after Resize) so that data samples have gt_instances.'
-        )
-    for key in ('gt_instances', 'ignored_instances'):
-        if key in sample and 'bboxes' in sample.get(key):
-            _rescale(sample.get(key), sample.metainfo, gt_scale)
-    return sample
-
-
-def _rescale(instances, meta: dict, gt_scale: str) -> None:
-    """Move boxes and masks from the scale of the file to that of the input."""
-    boxes = HorizontalBoxes(get_box_tensor(instances.bboxes).clone().float())
-    if gt_scale == 'original':
-        scale = meta.get('scale_factor')
-        if scale is None and meta.get('ori_shape') != meta.get('img_shape'):
-            raise ValueError(
-                'The image was resized but its data sample has no scale_factor; '
-                "add 'scale_factor' to the meta_keys of PackDetInputs."
-            )
-        if scale is not None:
-            boxes.rescale_(tuple(scale))
-        if meta.get('flip'):
-            boxes.flip_(meta['img_shape'], meta['flip_direction'])
-        if 'masks' in instances:
-            masks = instances.masks.resize(tuple(meta['img_shape']))
-            if meta.get('flip'):
-                masks = masks.flip(meta['flip_direction'])
-            instances.masks = masks
-    instances.bboxes = boxes.tensor

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmdiff import DAG, PGD  # noqa: F401 (registered)
 from mmdiff.attacks import APGD, RandomNoise  # noqa: F401 (registered)
-from mmdiff.attacks.oracle.detection import to_input_scale
+from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.loops import cached_runs
 from mmdiff.evaluation.entry import main_metric

@@ -1,0 +1,101 @@
+"""One objective of some images, to be asked at any iterate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from mmdiff.utils.modules import training_flags
+
+from ..errors import GradientBlocked
+from ..result import AttackStats
+from .frame import ImageGroup
+
+if TYPE_CHECKING:
+    from .base import Oracle
+
+
+@dataclass
+class Question:
+    """One objective of some images, ready to be asked at any iterate.
+
+    Args:
+        oracle: The oracle of the model.
+        group: The images, with what the objective is measured against.
+        objective: Name of the objective.
+        eot: Number of passes that are averaged (expectation over transformation).
+        seed_of: See :meth:`Oracle.ask`.
+        stats: Account in which gradients and queries are counted.
+    """
+
+    oracle: Oracle
+    group: ImageGroup
+    objective: str
+    eot: int
+    seed_of: Callable[..., int]
+    stats: AttackStats
+
+    @property
+    def proposals_move(self) -> bool:
+        """See :attr:`Oracle.proposals_move`."""
+        return self.oracle.proposals_move
+
+    def gradients(
+        self, pixels: Sequence[Tensor], restart: int, step: int, resample: bool = False
+    ) -> tuple[list[Tensor], Tensor]:
+        """Gradients of the images' objectives to their pixels, and the objectives.
+
+        Args:
+            pixels: Iterates, (C, H, W) each.
+            restart: Number of the restart; with ``step`` it seeds what the model itself
+                draws.
+            step: Number of the step.
+            resample: Let heads sample anew at this step. Otherwise they sample as at
+                every other step, so that objectives can be compared.
+
+        Returns:
+            One gradient per image, non-finite values replaced by 0, and (N,).
+
+        Raises:
+            GradientBlocked: If the objective does not depend on the images.
+        """
+        pixels = [x.detach().requires_grad_() for x in pixels]
+        choice = (restart, step) if resample else ('final',)
+        losses = self._losses(pixels, choice, restart, step)
+        if not losses.requires_grad:
+            raise GradientBlocked
+        grads = torch.autograd.grad(losses.sum(), pixels, allow_unused=True)
+        checked = [self._check(x, grad) for x, grad in zip(pixels, grads)]
+        return checked, losses.detach()
+
+    def losses(self, pixels: Sequence[Tensor], restart: int, step: int) -> Tensor:
+        """Objectives without gradients, (N,), sampled as steps without resampling."""
+        self.stats.queries += self.eot * len(pixels)
+        with torch.no_grad():
+            return self._losses(pixels, ('final',), restart, step)
+
+    def _losses(self, pixels, choice: tuple, restart: int, step: int) -> Tensor:
+        """Mean objective over ``eot`` passes, (N,)."""
+        group, total = self.group, 0
+        seeds = [self.seed_of(i, *choice) for i in group.ids]
+        noise_seed = self.seed_of(group.ids[0], restart, step)
+        with training_flags(self.oracle.model, self.oracle.training):
+            for k in range(self.eot):
+                batch = self.oracle.preprocess(pixels, group.samples, group.frames)
+                torch.manual_seed(noise_seed + k)  # of fresh noise in the backbone
+                shifted = [seed + k for seed in seeds]
+                total = total + self.oracle.image_losses(batch, shifted, self.objective)
+        return total / self.eot
+
+    def _check(self, x: Tensor, grad: Tensor | None) -> Tensor:
+        """Count a gradient; replace what is not a number."""
+        grad = torch.zeros_like(x) if grad is None else grad
+        finite = torch.isfinite(grad)
+        self.stats.grad_evals += self.eot
+        self.stats.nonfinite_grads += int(not finite.all())
+        self.stats.zero_grads += int(not grad.any())
+        return torch.where(finite, grad, 0)
