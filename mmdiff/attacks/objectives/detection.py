@@ -143,8 +143,8 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
         labels: Classes of the objects in the image, (N,).
 
     Raises:
-        NotApplicable: If there is no such loss, none that is called, or one that takes no
-            labels.
+        NotApplicable: If there is no such loss, none that is called, or one that takes
+            no labels.
     """
     present, counts = labels.unique(return_counts=True)
     weighted = []

@@ -1,0 +1,228 @@
+"""Which attacks run on which detectors of mmdet: the table of docs/compatibility.md.
+
+Each detector is built from mmdet's own config, with random weights, and every attack
+takes one step on one small image. What is refused stands in the table with its
+sentence.
+"""
+
+import argparse
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from mmdet.registry import MODELS
+from mmdet.structures import DetDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.structures import InstanceData
+from rich.console import Console
+from rich.progress import track
+
+from mmdiff.attacks import DAG, PGD, Attack, NotApplicable, Square, oracle_of
+from mmdiff.utils.files import whole_file
+
+ATTACKS: dict[str, Attack] = {
+    'total': PGD(steps=1),
+    'cls': PGD(steps=1, objective='cls'),
+    'reg': PGD(steps=1, objective='reg'),
+    'cwa': PGD(steps=1, objective='cwa'),
+    'vanishing': PGD(steps=1, objective='vanishing'),
+    'fabrication': PGD(steps=1, objective='fabrication'),
+    'mislabel': PGD(steps=1, objective='mislabel'),
+    'Square': Square(steps=2),
+    # Untrained heads show nothing: every box counts.
+    'DAG': DAG(steps=1, active_iou=-1.0, active_score=-1.0, max_proposals=50),
+}
+# Family: config of mmdet. Those of other tasks (tracking, lanes, open vocabulary) and
+# those that only change the backbone or the schedule are left out.
+FAMILIES = {
+    'ATSS': 'atss/atss_r50_fpn_1x_coco',
+    'AutoAssign': 'autoassign/autoassign_r50-caffe_fpn_1x_coco',
+    'BoxInst': 'boxinst/boxinst_r50_fpn_ms-90k_coco',
+    'Cascade R-CNN': 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
+    'CenterNet': 'centernet/centernet_r18_8xb16-crop512-140e_coco',
+    'CenterNet (update)': 'centernet/centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco',
+    'CondInst': 'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance',
+    'Conditional DETR': 'conditional_detr/conditional-detr_r50_8xb2-50e_coco',
+    'CornerNet': 'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco',
+    'DAB-DETR': 'dab_detr/dab-detr_r50_8xb2-50e_coco',
+    'DDOD': 'ddod/ddod_r50_fpn_1x_coco',
+    'DDQ DETR': 'ddq/ddq-detr-4scale_r50_8xb2-12e_coco',
+    'Deformable DETR': 'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
+    'DETR': 'detr/detr_r50_8xb2-150e_coco',
+    'DINO': 'dino/dino-4scale_r50_8xb2-12e_coco',
+    'Double heads': 'double_heads/dh-faster-rcnn_r50_fpn_1x_coco',
+    'Dynamic R-CNN': 'dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco',
+    'Faster R-CNN': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
+    'FCOS': 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
+    'FoveaBox': 'foveabox/fovea_r50_fpn_4xb4-1x_coco',
+    'FreeAnchor': 'free_anchor/freeanchor_r50_fpn_1x_coco',
+    'FSAF': 'fsaf/fsaf_r50_fpn_1x_coco',
+    'GFL': 'gfl/gfl_r50_fpn_1x_coco',
+    'GHM': 'ghm/retinanet_r50_fpn_ghm-1x_coco',
+    'Grid R-CNN': 'grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco',
+    'Guided anchoring': 'guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco',
+    'Libra R-CNN': 'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco',
+    'Mask R-CNN': 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
+    'Mask2Former': 'mask2former/mask2former_r50_8xb2-lsj-50e_coco',
+    'NAS-FCOS': 'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco',
+    'PAA': 'paa/paa_r50_fpn_1x_coco',
+    'QueryInst': 'queryinst/queryinst_r50_fpn_1x_coco',
+    'RepPoints': 'reppoints/reppoints-moment_r50_fpn_1x_coco',
+    'RetinaNet': 'retinanet/retinanet_r50_fpn_1x_coco',
+    'RTMDet': 'rtmdet/rtmdet_tiny_8xb32-300e_coco',
+    'SABL': 'sabl/sabl-retinanet_r50_fpn_1x_coco',
+    'Seesaw loss': 'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1',
+    'SOLOv2': 'solov2/solov2_r50_fpn_1x_coco',
+    'Sparse R-CNN': 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco',
+    'SSD': 'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+    'TOOD': 'tood/tood_r50_fpn_1x_coco',
+    'TridentNet': 'tridentnet/tridentnet_r50-caffe_1x_coco',
+    'VFNet': 'vfnet/vfnet_r50_fpn_1x_coco',
+    'YOLACT': 'yolact/yolact_r50_1xb8-55e_coco',
+    'YOLOF': 'yolof/yolof_r50-c5_8xb8-1x_coco',
+    'YOLOv3': 'yolo/yolov3_d53_8xb8-320-273e_coco',
+    'YOLOX': 'yolox/yolox_tiny_8xb8-300e_coco',
+}
+HEADER = """# What runs on which detector
+
+Made by `python tools/compatibility.py` ({versions}): every detector of mmdet from its
+own config with random weights, one step of every attack on one image of {side} px.
+`yes`: the attack changed the image and its objective is a number. A digit refers to the
+sentence below that the attack is refused with. `objective` columns are PGD's; MIM and
+APGD take the same ones.
+
+"""
+
+
+@dataclass
+class Table:
+    """Rows by family, and the sentences that cells refer to."""
+
+    rows: dict[str, list[str]] = field(default_factory=dict)
+    sentences: list[str] = field(default_factory=list)
+
+    def refer(self, sentence: str) -> str:
+        """Number of a sentence."""
+        if sentence not in self.sentences:
+            self.sentences.append(sentence)
+        return str(self.sentences.index(sentence) + 1)
+
+    def to_markdown(self) -> str:
+        lines = ['| detector | ' + ' | '.join(ATTACKS) + ' |']
+        lines.append('|---' * (len(ATTACKS) + 1) + '|')
+        for family, cells in self.rows.items():
+            lines.append(f'| {family} | ' + ' | '.join(cells) + ' |')
+        lines.append('')
+        lines += [f'{i}. {text}' for i, text in enumerate(self.sentences, 1)]
+        return '\n'.join(lines) + '\n'
+
+
+def without_weights(config: object) -> None:
+    """Remove what would be loaded from the network."""
+    if isinstance(config, dict):
+        if 'Pretrained' in str(config.get('init_cfg')):
+            config['init_cfg'] = None
+        for value in config.values():
+            without_weights(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            without_weights(value)
+
+
+def build_detector(name: str) -> torch.nn.Module:
+    """An mmdet detector with random weights, in eval mode."""
+    cfg: Config = get_config(f'mmdet::{name}.py')
+    without_weights(cfg.model)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg.model)
+    model.init_weights()
+    return model.eval()
+
+
+def make_batch(side: int) -> dict:
+    """One image with two objects, as a test pipeline gives it."""
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (3, side, side), generator=generator).byte()
+    size = (side, side)
+    meta = {'img_id': 0, 'img_shape': size, 'ori_shape': size, 'scale_factor': (1, 1)}
+    meta['batch_input_shape'] = size
+    boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.4, 0.3, 0.9, 0.9]]) * side
+    masks = torch.zeros(2, side, side, dtype=torch.uint8)
+    for mask, box in zip(masks, boxes.round().int().tolist()):
+        mask[box[1] : box[3], box[0] : box[2]] = 1
+    sample = DetDataSample(metainfo=meta)
+    sample.gt_instances = InstanceData(
+        bboxes=boxes,
+        labels=torch.tensor([0, 1]),
+        masks=BitmapMasks(masks.numpy(), side, side),
+    )
+    return {'inputs': [image], 'data_samples': [sample]}
+
+
+def try_attack(attack: Attack, model: torch.nn.Module, batch: dict) -> str:
+    """``'yes'``, or why not in one sentence."""
+    try:
+        result = attack.run(oracle_of(model), batch)
+    except NotApplicable as error:
+        return str(error)
+    except Exception as error:  # the table is there to show these
+        text = ' '.join(str(error).split())[:160]
+        return f'**Not refused, but fails:** {type(error).__name__}: {text}'
+    if not result.stats.changed:
+        return 'The attack left the image as it was.'
+    if any(loss != loss for loss in result.losses):
+        return '**The objective is not a number.**'
+    return 'yes'
+
+
+def test_families(families: list[str], side: int) -> Table:
+    table = Table()
+    for family in track(families, 'attacking detectors'):
+        try:
+            model = build_detector(FAMILIES[family])
+        except Exception as error:  # a package that is not there, say
+            text = ' '.join(str(error).split())[:160]
+            cell = table.refer(f'mmdet cannot build it here: {text}')
+            table.rows[family] = [cell] * len(ATTACKS)
+            continue
+        answers = [try_attack(a, model, make_batch(side)) for a in ATTACKS.values()]
+        table.rows[family] = [
+            answer if answer == 'yes' else table.refer(answer) for answer in answers
+        ]
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        'families', nargs='*', help=f'default: all of {", ".join(FAMILIES)}'
+    )
+    parser.add_argument('--out', type=Path, help='Markdown file to write')
+    parser.add_argument('--size', type=int, default=128, help='side of the image')
+    args = parser.parse_args()
+    if unknown := [name for name in args.families if name not in FAMILIES]:
+        sys.exit(
+            f'compatibility.py: there is no {unknown[0]!r}; choose from '
+            f'{", ".join(FAMILIES)}.'
+        )
+    os.environ.setdefault('OMP_NUM_THREADS', '1')
+    register_all_modules(init_default_scope=True)
+    table = test_families(args.families or list(FAMILIES), args.size)
+    import mmdet
+
+    versions = f'mmdet {mmdet.__version__}, torch {torch.__version__}'
+    text = HEADER.format(versions=versions, side=args.size) + table.to_markdown()
+    if args.out is None:
+        Console().print(text, markup=False)
+        return
+    with whole_file(args.out) as partial:
+        partial.write_text(text, encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
