@@ -137,7 +137,8 @@ def propose(
         if not isinstance(getattr(roi_head, 'bbox_head', None), nn.ModuleList):
             return RoIProposals(model, batch, iou_threshold, max_boxes)
     head = getattr(model, 'bbox_head', None)
-    if not all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder')):
+    known = all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder'))
+    if head is None or not known:
         raise _not_for_dag(model)
     # Outside of the next block: an error of the model itself must be seen as that.
     outputs = head(model.extract_feat(batch['inputs']))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -121,7 +122,7 @@ def kept_state(model: nn.Module) -> Iterator[ModelState]:
         state.close()
 
 
-def _same_items(container: list | dict | set, before: list | dict | set) -> bool:
+def _same_items(container: Any, before: Any) -> bool:
     """Whether two containers hold the very same objects."""
     if isinstance(container, set):
         return container == before

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -127,7 +128,7 @@ def no_dropout() -> Iterator[None]:
     that heads are to give losses.
     """
 
-    def keep(x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
+    def keep(x: Any, *args: Any, **kwargs: Any) -> Any:
         return x
 
     with ExitStack() as stack:
@@ -147,7 +148,7 @@ def single_rank() -> Iterator[None]:
     if not dist.is_available():
         yield
         return
-    answers = {
+    answers: dict[str, Callable] = {
         'is_initialized': lambda: False,
         'get_world_size': lambda group=None: 1,
         'get_rank': lambda group=None: 0,
