@@ -164,7 +164,7 @@ class DAG(SourcedAttack):
             return proposals.logits(batch).shape[1] - 1
 
     @staticmethod
-    def _targets(truth: Tensor, sample, num_classes: int, seed: int) -> Tensor:
+    def _targets(truth: Tensor, sample: Any, num_classes: int, seed: int) -> Tensor:
         """For each class in the image one that is absent, by a random permutation."""
         present = sample.gt_instances.labels.unique().tolist()
         others = [c for c in range(num_classes) if c not in present]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ TERMS = {'total': ('loss',), 'cls': ('loss_cls',), 'reg': REG}
 TERMS['head'] = TERMS['cls'] + REG
 
 
-def without_objects(sample, model: nn.Module, seed: int):
+def without_objects(sample: Any, model: nn.Module, seed: int) -> Any:
     """Return the sample with empty ground truth."""
     sample.gt_instances = sample.gt_instances[:0]
     if 'ignored_instances' in sample:
@@ -31,7 +32,7 @@ def without_objects(sample, model: nn.Module, seed: int):
     return sample
 
 
-def with_wrong_labels(sample, model: nn.Module, seed: int):
+def with_wrong_labels(sample: Any, model: nn.Module, seed: int) -> Any:
     """Return the sample with its classes shifted by one seeded number.
 
     Raises:
@@ -86,7 +87,7 @@ OBJECTIVES = {
 }
 
 
-def with_truth(sample, model: nn.Module, name: str, seed: int):
+def with_truth(sample: Any, model: nn.Module, name: str, seed: int) -> Any:
     """Copy a sample, with the ground truth that an objective is measured against.
 
     Args:
@@ -149,7 +150,14 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
     present, counts = labels.unique(return_counts=True)
     weighted = []
 
-    def balanced(forward, pred, target, weight=None, *args, **kwargs):
+    def balanced(
+        forward: Callable,
+        pred: Tensor,
+        target: Any,
+        weight: Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         shown = target[0] if isinstance(target, tuple) else target
         if shown.is_floating_point() or shown.ndim != 1:
             raise NotApplicable(

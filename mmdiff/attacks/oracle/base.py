@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from mmengine.model import BaseTTAModel
@@ -104,14 +104,14 @@ class Oracle(ABC):
                 self.reset = _nothing_to_reset
 
     @abstractmethod
-    def at_input_scale(self, sample):
+    def at_input_scale(self, sample: Any) -> Any:
         """Copy a data sample, with its ground truth as the model sees the image.
 
         Raises:
             ValueError: If it has no ground truth.
         """
 
-    def region_of(self, sample, shape: tuple[int, int]) -> Region:
+    def region_of(self, sample: Any, shape: tuple[int, int]) -> Region:
         """Find the region of an input of this shape that shows the image.
 
         Raises:
@@ -137,7 +137,7 @@ class Oracle(ABC):
         return ImageGroup(frames, samples, ids)
 
     @staticmethod
-    def image_id(sample, position: int) -> str:
+    def image_id(sample: Any, position: int) -> str:
         """Return the image's id in its dataset, or its place in the batch."""
         meta = sample.metainfo
         return str(meta.get('img_id', meta.get('img_path', f'#{position}')))

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +22,7 @@ class ClassificationOracle(Oracle):
     task = 'classification'
     training = False
 
-    def at_input_scale(self, sample):
+    def at_input_scale(self, sample: Any) -> Any:
         """Copy a data sample.
 
         Raises:

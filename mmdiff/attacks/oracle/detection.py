@@ -10,7 +10,13 @@ returns fixed proposals; ``forward`` of classification losses weights classes (o
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    contextmanager,
+    nullcontext,
+)
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,10 +57,10 @@ class DetectionOracle(Oracle):
     def proposals_move(self) -> bool:
         return getattr(self.model, 'roi_head', None) is not None
 
-    def at_input_scale(self, sample):
+    def at_input_scale(self, sample: Any) -> Any:
         return to_input_scale(sample, self.gt_scale)
 
-    def region_of(self, sample, shape: tuple[int, int]) -> Region:
+    def region_of(self, sample: Any, shape: tuple[int, int]) -> Region:
         return image_region(sample.metainfo, shape)
 
     def prepare(
@@ -125,30 +131,30 @@ class DetectionOracle(Oracle):
         return torch.stack(values)
 
     @contextmanager
-    def _known(self, image: Tensor, features) -> Iterator[None]:
+    def _known(self, image: Tensor, features: Any) -> Iterator[None]:
         """Let ``extract_feat`` know the features of one image."""
         extract_feat = self.model.extract_feat
 
-        def known(x, *args, **kwargs):
+        def known(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             return features if x is image else extract_feat(x, *args, **kwargs)
 
         with replaced(self.model, 'extract_feat', known):
             yield
 
-    def _given(self, proposals):
+    def _given(self, proposals: Any) -> AbstractContextManager[None]:
         """Let the RPN propose what is given; its own losses stay."""
         rpn = getattr(self.model, 'rpn_head', None)
         if not hasattr(rpn, 'loss_and_predict'):
             return nullcontext()
         predict = rpn.loss_and_predict
 
-        def given(*args, **kwargs):
+        def given(*args: Any, **kwargs: Any) -> tuple:
             # A copy: the RoI head renames the fields.
             return predict(*args, **kwargs)[0], [proposals.clone()]
 
         return replaced(rpn, 'loss_and_predict', given)
 
-    def _loss(self, image: Tensor, sample, objective: str) -> dict:
+    def _loss(self, image: Tensor, sample: Any, objective: str) -> dict:
         try:
             return self.model.loss(image, [sample])
         except (AssertionError, IndexError) as error:
@@ -163,7 +169,7 @@ class DetectionOracle(Oracle):
         )
 
 
-def _take(features, i: int):
+def _take(features: Any, i: int) -> Any:
     """Image ``i`` of nested batched features, as a batch of one."""
     if isinstance(features, Tensor):
         return features[i : i + 1]

@@ -1,13 +1,15 @@
 """Ground truth of detectors at the scale of the input, on copies."""
 
 import copy
+from typing import Any
 
 from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
+from torch import Tensor
 
 from .frame import Region, image_region
 
 
-def to_input_scale(sample, gt_scale: str):
+def to_input_scale(sample: Any, gt_scale: str) -> Any:
     """Copy a data sample with its ground truth where the model sees it.
 
     mmdet's test pipelines load boxes after ``Resize``: they stay at the scale of
@@ -58,7 +60,7 @@ def check_scale(meta: dict) -> None:
         )
 
 
-def _place_boxes(boxes: HorizontalBoxes, meta: dict, region: Region):
+def _place_boxes(boxes: HorizontalBoxes, meta: dict, region: Region) -> Tensor:
     if meta.get('scale_factor') is not None:
         boxes.rescale_(tuple(meta['scale_factor']))
     if meta.get('flip'):  # before Pad, as in mmdet's pipelines
@@ -68,7 +70,7 @@ def _place_boxes(boxes: HorizontalBoxes, meta: dict, region: Region):
     return boxes.tensor
 
 
-def _place_masks(masks, meta: dict, region: Region):
+def _place_masks(masks: Any, meta: dict, region: Region) -> Any:
     """Resize masks to the image, not to its padding; then pad as it is padded."""
     masks, shape = masks.resize(region.shape), tuple(meta['img_shape'][:2])
     if meta.get('flip'):

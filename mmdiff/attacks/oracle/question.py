@@ -78,7 +78,9 @@ class Question:
         with torch.no_grad():
             return self._losses(pixels, ('final',), restart, step)
 
-    def _losses(self, pixels, choice: tuple, restart: int, step: int) -> Tensor:
+    def _losses(
+        self, pixels: Sequence[Tensor], choice: tuple, restart: int, step: int
+    ) -> Tensor:
         """Mean objective over ``eot`` passes, (N,)."""
         group, total = self.group, 0
         seeds = [self.seed_of(i, *choice) for i in group.ids]
