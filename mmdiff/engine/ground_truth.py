@@ -1,6 +1,34 @@
-"""At which scale a dataset gives its ground truth."""
+"""At which scale a dataset gives its ground truth, and whether it gives pixels."""
 
+from collections.abc import Iterator
 from typing import Any
+
+
+def leaf_datasets(dataset: Any) -> Iterator[Any]:
+    """Give the datasets with a pipeline of their own inside any nest of wrappers.
+
+    ``ConcatDataset`` has several, ``RepeatDataset``, ``ClassBalancedDataset``,
+    ``MultiImageMixDataset`` and torch's ``Subset`` have one.
+    """
+    if hasattr(dataset, 'datasets'):
+        for part in dataset.datasets:
+            yield from leaf_datasets(part)
+    elif hasattr(dataset, 'dataset'):
+        yield from leaf_datasets(dataset.dataset)
+    else:
+        yield dataset
+
+
+def transform_names(transforms: Any) -> Iterator[str]:
+    """Give the names of a pipeline's transforms in order, those of nested ones too."""
+    if isinstance(transforms, list | tuple):
+        for transform in transforms:
+            yield from transform_names(transform)
+    elif hasattr(transforms, 'transforms'):  # Compose, RandomApply, KeyMapper, ...
+        yield type(transforms).__name__
+        yield from transform_names(transforms.transforms)
+    else:
+        yield type(transforms).__name__
 
 
 def ground_truth_scale(dataset: Any) -> str:
@@ -10,18 +38,37 @@ def ground_truth_scale(dataset: Any) -> str:
     the file.
 
     Args:
-        dataset: Dataset of an mm package, or a wrapper around one.
+        dataset: Dataset of an mm package, or a wrapper around others.
 
     Returns:
         ``'input'`` if images are resized after boxes are loaded, as for training; else
         ``'original'``. See :func:`mmdiff.attacks.oracle_of`.
+
+    Raises:
+        ValueError: If the parts of the dataset disagree, or if images are normalised
+            before the model's own preprocessor sees them.
     """
-    while not hasattr(dataset, 'pipeline') and hasattr(dataset, 'dataset'):
-        dataset = dataset.dataset
-    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', [])
-    names = [type(transform).__name__ for transform in transforms]
-    if 'LoadAnnotations' in names:
-        after = names[names.index('LoadAnnotations') :]
-        if any('Resize' in name for name in after):
-            return 'input'
+    scales = {}
+    for leaf in leaf_datasets(dataset):
+        names = list(transform_names(getattr(leaf, 'pipeline', [])))
+        if 'Normalize' in names:
+            raise ValueError(
+                f'The pipeline of {type(leaf).__name__} has Normalize, and an attack '
+                'perturbs pixel values of 0 to 255; set mean and std of the '
+                "model's data_preprocessor instead."
+            )
+        scales[_scale(names)] = type(leaf).__name__
+    if len(scales) > 1:
+        raise ValueError(
+            f'Parts of the test set load boxes before Resize ({scales["input"]}) and '
+            f'others after it ({scales["original"]}); give all of them one order: '
+            'Resize, then LoadAnnotations.'
+        )
+    return next(iter(scales))
+
+
+def _scale(names: list[str]) -> str:
+    loads = [i for i, name in enumerate(names) if name.endswith('LoadAnnotations')]
+    if loads and any('Resize' in name for name in names[loads[0] :]):
+        return 'input'
     return 'original'

@@ -1,0 +1,76 @@
+"""Scale of the ground truth, through every wrapper and nested transform."""
+
+import pytest
+from mmcv.transforms import Compose, RandomApply
+from mmdet.registry import TRANSFORMS
+from mmengine.dataset import (
+    BaseDataset,
+    ClassBalancedDataset,
+    ConcatDataset,
+    RepeatDataset,
+)
+from torch.utils.data import Subset
+
+from mmdiff.engine.ground_truth import ground_truth_scale
+
+LOAD = dict(type='LoadAnnotations', with_bbox=True)
+RESIZE = dict(type='Resize', scale=(32, 32))
+
+
+class Images(BaseDataset):
+    """Two images that are never loaded."""
+
+    def __init__(self, *pipeline):
+        steps = [TRANSFORMS.build(step) for step in pipeline]
+        super().__init__(pipeline=steps, serialize_data=False)
+
+    def load_data_list(self):
+        return [dict(img_id=i) for i in range(2)]
+
+    def get_cat_ids(self, index):
+        return [0]
+
+
+def as_training():
+    return Images(dict(type='LoadImageFromFile'), LOAD, RESIZE)
+
+
+def as_test():
+    return Images(dict(type='LoadImageFromFile'), RESIZE, LOAD)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda dataset: dataset,
+        lambda dataset: RepeatDataset(dataset, 2),
+        lambda dataset: ClassBalancedDataset(dataset, 0.5),
+        lambda dataset: ConcatDataset([dataset, dataset]),
+        lambda dataset: Subset(ConcatDataset([dataset, dataset]), [0]),
+        lambda dataset: Subset(dataset, [0]),
+    ],
+)
+def test_wrappers_do_not_hide_the_order(wrap):
+    assert ground_truth_scale(wrap(as_training())) == 'input'
+    assert ground_truth_scale(wrap(as_test())) == 'original'
+
+
+def test_nested_transforms_do_not_hide_the_order():
+    dataset = as_test()
+    nested = RandomApply([TRANSFORMS.build(RESIZE)], prob=1.0)
+    dataset.pipeline = Compose([TRANSFORMS.build(LOAD), nested])
+    assert ground_truth_scale(dataset) == 'input'
+    dataset.pipeline = Compose([nested, TRANSFORMS.build(LOAD)])
+    assert ground_truth_scale(dataset) == 'original'
+
+
+def test_parts_that_disagree_are_one_sentence():
+    with pytest.raises(ValueError, match='load boxes before Resize .* one order'):
+        ground_truth_scale(ConcatDataset([as_training(), as_test()]))
+
+
+def test_images_normalised_in_the_pipeline_are_refused():
+    normalize = dict(type='Normalize', mean=[0.0] * 3, std=[1.0] * 3)
+    dataset = Images(RESIZE, normalize, LOAD)
+    with pytest.raises(ValueError, match="set mean and std of the model's data_pre"):
+        ground_truth_scale(ConcatDataset([dataset]))
