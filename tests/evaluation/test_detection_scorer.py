@@ -9,6 +9,8 @@ from mmdet.evaluation.functional import eval_map
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.structures import InstanceData
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_of
 from mmdiff.evaluation.scoring.detection import class_aps, image_ap, image_margin
@@ -57,9 +59,11 @@ def test_ap_of_images_is_mmdets():
             )
         )
     for detections, sample, det, truth in zip(found, samples, dets, truths):
-        expected, _ = eval_map([det], [truth], logger='silent')
+        expected, _ = eval_map(
+            [det], [truth], logger='silent', use_legacy_coordinate=True
+        )
         assert 0 < expected < 1
-        assert image_ap(detections, sample) == pytest.approx(expected)
+        assert image_ap(detections, sample, voc_boxes=True) == pytest.approx(expected)
     for mode in ('area', '11points'):
         _, rows = eval_map(
             dets,
@@ -72,6 +76,47 @@ def test_ap_of_images_is_mmdets():
         aps = class_aps(found, samples, 'abc', eval_mode=mode, voc_boxes=True)
         assert set(aps) == {'a', 'b'}
         assert list(aps.values()) == pytest.approx([row['ap'] for row in rows[:2]])
+
+
+def coco_ap(sample, prediction):
+    """AP at IoU 0.5 of one class in one image, by pycocotools."""
+    coco = COCO()
+    crowds = zip(sample.ignored_instances.bboxes.tolist(), [1] * 9)
+    objects = [*zip(sample.gt_instances.bboxes.tolist(), [0] * 9), *crowds]
+    coco.dataset = dict(images=[dict(id=0)], categories=[dict(id=0)], annotations=[])
+    for i, ((x1, y1, x2, y2), crowd) in enumerate(objects, 1):
+        box = dict(bbox=[x1, y1, x2 - x1, y2 - y1], area=(x2 - x1) * (y2 - y1))
+        box.update(id=i, image_id=0, category_id=0, iscrowd=crowd)
+        coco.dataset['annotations'].append(box)
+    coco.createIndex()
+    rows = [
+        dict(image_id=0, category_id=0, bbox=[x1, y1, x2 - x1, y2 - y1], score=score)
+        for (x1, y1, x2, y2), score in zip(
+            prediction['bboxes'].tolist(), prediction['scores'].tolist()
+        )
+    ]
+    result = COCOeval(coco, coco.loadRes(rows), 'bbox')
+    result.evaluate()
+    result.accumulate()
+    return result.eval['precision'][0, :, 0, 0, 2].mean()
+
+
+def test_detections_in_a_crowd_count_as_cocos_metric_counts_them():
+    """A crowd takes many detections, each by the share of it that lies inside."""
+    crowd, thing = [0.0, 0.0, 100.0, 100.0], [120.0, 0.0, 160.0, 40.0]
+    inside = [[10.0 * k, 10.0 * k, 10.0 * k + 25, 10.0 * k + 25] for k in range(4)]
+    astride = [90.0, 0.0, 118.0, 40.0]  # by a third
+    sample = sample_of([thing], [0], [crowd])
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5]
+    good = found_of([*inside, thing], [0] * 5, scores)
+    assert image_ap(good, sample) == 1
+    assert coco_ap(sample, good) == pytest.approx(1)
+    bad = found_of([*inside[:3], astride, thing], [0] * 5, scores)
+    assert image_ap(bad, sample) == pytest.approx(0.5)
+    assert coco_ap(sample, bad) == pytest.approx(0.5)
+    only = sample_of([], [], [crowd])
+    assert image_ap(found_of(inside, [0] * 4, scores[:4]), only) == 1
+    assert image_ap(found_of([astride], [0], [0.9]), only) == pytest.approx(0.1)
 
 
 def test_margin_is_true_scores_less_false_ones():

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from mmdet.evaluation import VOCMetric
-from mmdet.evaluation.functional import average_precision
+from mmdet.evaluation.functional import average_precision, bbox_overlaps
 from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmdet.models.utils import samplelist_boxtype2tensor
 from mmengine.structures import InstanceData
@@ -152,8 +152,22 @@ def _match(
     boxes = np.hstack([prediction['bboxes'].numpy()[of_class], scores[:, None]])
     objects = truth['bboxes'][truth['labels'] == label]
     ignored = truth['bboxes_ignore'][truth['labels_ignore'] == label]
-    tp, fp = tpfp_default(boxes, objects, ignored, use_legacy_coordinate=voc_boxes)
-    return scores, tp[0], fp[0]
+    if voc_boxes:  # VOC's rule for difficult objects: they are matched like others
+        tp, fp = tpfp_default(boxes, objects, ignored, use_legacy_coordinate=True)
+        return scores, tp[0], fp[0]
+    tp, fp = tpfp_default(boxes, objects, np.zeros((0, 4)))
+    return scores, tp[0], fp[0] * ~_in_crowd(boxes[:, :4], ignored)
+
+
+def _in_crowd(boxes: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """Which boxes lie in a crowd region by half, (N,): COCO's rule.
+
+    A crowd takes any number of detections, and what counts is the share of the
+    detection, for the region is larger than any object in it.
+    """
+    if len(boxes) == 0 or len(crowds) == 0:
+        return np.zeros(len(boxes), bool)
+    return bbox_overlaps(boxes, crowds, mode='iof').max(1) >= 0.5
 
 
 def _matches(
