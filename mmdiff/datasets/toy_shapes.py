@@ -33,7 +33,9 @@ def _texture(rng: np.random.Generator, size: int, contrast: float) -> np.ndarray
         wave = np.zeros((size, size))
         for octave in (3, 6, 12, 24):
             grid = rng.normal(size=(octave, octave)).astype(np.float32)
-            wave += 2 * cv2.resize(grid, (size, size), interpolation=2) / octave**0.5
+            wave = (
+                wave + 2 * cv2.resize(grid, (size, size), interpolation=2) / octave**0.5
+            )
     else:
         wave = 2 * along - 1
     wave = np.clip(wave, -1, 1)[..., None] * 0.5 + 0.5
@@ -177,8 +179,8 @@ def _box(cover: np.ndarray) -> tuple[int, int, int, int]:
     """Box around what a shape covers by more than half."""
     rows = np.nonzero((cover > 0.5).any(1))[0]
     columns = np.nonzero((cover > 0.5).any(0))[0]
-    ends = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
-    return tuple(int(end) for end in ends)
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _annotation(name: str, size: int, objects: list) -> bytes:

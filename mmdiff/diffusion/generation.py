@@ -186,11 +186,12 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
 
 def pack_images(out: Path, paths: list[Path], labels: np.ndarray | None) -> None:
     """Write the images of ``paths``, and their labels if any, to one ``.npz``."""
-    arrays = {'image': np.stack([np.asarray(Image.open(path)) for path in paths])}
-    if labels is not None:
-        arrays['label'] = labels
+    images = np.stack([np.asarray(Image.open(path)) for path in paths])
     with whole_file(out) as partial:
-        np.savez_compressed(partial, **arrays)
+        if labels is None:
+            np.savez_compressed(partial, image=images)
+        else:
+            np.savez_compressed(partial, image=images, label=labels)
 
 
 def sample_grid(

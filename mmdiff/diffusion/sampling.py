@@ -91,9 +91,8 @@ def draw_start(model: Denoiser, request: Request) -> Tensor:
     model.check_size(height, width)
     factor = model.encoder_stride
     size = (model.noise_channels, height // factor, width // factor)
-    generators = request.generator
-    if not isinstance(generators, list):
-        generators = [generators] * count
+    given = request.generator
+    generators: list = given if isinstance(given, list) else [given] * count
     noise = torch.stack([torch.randn(size, generator=g) for g in generators])
     return noise.to(next(model.parameters()).device)
 

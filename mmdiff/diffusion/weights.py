@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -38,7 +39,7 @@ def class_of(folder: Path) -> str:
     return config.get('_class_name', 'UNet2DModel')
 
 
-def load_network(cls: type, folder: Path, random_weights: bool = False) -> nn.Module:
+def load_network(cls: Any, folder: Path, random_weights: bool = False) -> nn.Module:
     """Read a network of diffusers; every weight must come from the file.
 
     Args:

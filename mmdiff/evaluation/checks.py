@@ -196,8 +196,8 @@ def check_rows(rows: Sequence[Entry], clean: Entry, score_name: str) -> None:
     for row in rows:
         if row.role != 'attack':
             continue
-        score = row.image_score
-        if noise < min(score - tolerance / 2, clean.image_score - tolerance):
+        score = row.image_score or 0.0
+        if noise < min(score - tolerance / 2, (clean.image_score or 0.0) - tolerance):
             row.flags.append(_weaker_than_noise(row.name, score, noise, score_name))
         if alone and not is_blind(row) and black_box < score - tolerance:
             text = (
@@ -210,7 +210,7 @@ def check_rows(rows: Sequence[Entry], clean: Entry, score_name: str) -> None:
 def _lowest(rows: Sequence[Entry], attack: str) -> float:
     """Lowest score that rows of one blind attack on the model itself leave."""
     scores = [
-        row.image_score
+        row.image_score or 0.0
         for row in rows
         if row.attack == attack and row.settings.get('source') is None
     ]

@@ -136,7 +136,9 @@ class RunRecord:
         )
 
     @classmethod
-    def choose(cls, runs: Sequence[RunRecord], pick: Sequence[int]) -> RunRecord:
+    def choose(
+        cls, runs: Sequence[RunRecord], pick: Sequence[int] | np.ndarray
+    ) -> RunRecord:
         """Take of image ``i`` what run ``pick[i]`` left; costs are those of all runs.
 
         Args:

@@ -47,8 +47,7 @@ class Table:
 
         table = RichTable(title=escape(self.title))
         for number, column in enumerate(self.columns):
-            justify = 'right' if number else 'left'
-            table.add_column(escape(column), justify=justify)
+            table.add_column(escape(column), justify='right' if number else 'left')
         for row in self.rows:
             cells = [escape(cell) for cell in row]
             red = f' [bold red]{UNRELIABLE.strip()}[/]'

@@ -28,14 +28,26 @@ VARIANTS = {
 }
 
 
+def tapped_modules(unet):
+    """Name of the tap and module of every block and layer."""
+    for side in ('down', 'up'):
+        for i, block in enumerate(getattr(unet, f'{side}_blocks')):
+            yield f'{side}.{i}', block
+            attentions = getattr(block, 'attentions', None) or []
+            for j, layer in enumerate(block.resnets):
+                if len(attentions) == len(block.resnets):
+                    layer = attentions[j] or layer
+                yield f'{side}.{i}.{j}', layer
+    if unet.mid_block is not None:
+        yield 'mid', unet.mid_block
+
+
 @pytest.mark.parametrize('kind', VARIANTS)
 def test_features_are_those_of_the_full_forward(kind):
     """Every tap equals what diffusers' own forward computes there."""
     model = build(VARIANTS[kind])
     x = torch.randn(2, 3, 32, 32)
-    t = 7
-    if kind == 'skip':
-        t = torch.tensor(7.0)
+    t = torch.tensor(7.0) if kind == 'skip' else 7
     recorded = {}
 
     def record(name):
@@ -44,19 +56,12 @@ def test_features_are_those_of_the_full_forward(kind):
 
         return hook
 
-    unet, handles = model.unet, []
-    for side in ('down', 'up'):
-        for i, block in enumerate(getattr(unet, f'{side}_blocks')):
-            handles.append(block.register_forward_hook(record(f'{side}.{i}')))
-            attentions = getattr(block, 'attentions', None)
-            for j, layer in enumerate(block.resnets):
-                if attentions is not None and len(attentions) == len(block.resnets):
-                    layer = attentions[j] or layer
-                handles.append(layer.register_forward_hook(record(f'{side}.{i}.{j}')))
-    if unet.mid_block is not None:
-        handles.append(unet.mid_block.register_forward_hook(record('mid')))
-    unet(model._network_input(x), t)
-    for handle in handles:
+    hooked = [
+        module.register_forward_hook(record(name))
+        for name, module in tapped_modules(model.unet)
+    ]
+    model.unet(model._network_input(x), t)
+    for handle in hooked:
         handle.remove()
     assert set(recorded) == {info.name for info in model.feature_info}
     found = model.features(x, t, list(recorded))

@@ -320,7 +320,7 @@ def convert_adm(
         unet.load_state_dict(adm_state_dict(state, unet, order), assign=True)
         scheduler = build_scheduler(adm_schedule(flags))
         DDPMDiffusionModel(unet, scheduler).save_pretrained(folder)
-    return preset or config
+    return str(preset or config)
 
 
 def read_flag_file(path: str) -> dict:

@@ -67,7 +67,8 @@ class Inert:
     """Stand-in for an object of any class: keeps its state, does nothing."""
 
     def __init__(self, *args: Any) -> None:
-        self.args, self.state = args, {}
+        self.args = args
+        self.state: Any = {}
 
     def __setstate__(self, state: Any) -> None:
         self.state = state

@@ -1,7 +1,7 @@
 """The U-Net that EDM's two networks are variants of: encoder, middle, decoder."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -190,7 +190,9 @@ class EncoderDecoder(nn.Module, ABC):
         skips = yield from self._encode(x, emb)
         yield from self._decode(skips[-1], emb, skips)
 
-    def _encode(self, x: Tensor, emb: Tensor) -> Blocks:
+    def _encode(
+        self, x: Tensor, emb: Tensor
+    ) -> Generator[tuple[str, Tensor], None, list[Tensor]]:
         """Yield the encoder's taps; return the skip connections."""
         skips, aux = [], x
         for level, side in enumerate(self.sides):

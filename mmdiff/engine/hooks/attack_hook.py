@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
@@ -77,7 +79,7 @@ class AttackHook(Hook):
         self.stats = AttackStats()
         self._oracle = oracle_of(runner.model, ground_truth_scale(dataloader.dataset))
 
-    def _attack(self, data_batch: dict) -> None:
+    def _attack(self, data_batch: Any) -> None:
         result = self.attack.run(self._oracle, data_batch)
         self.stats.add(result.stats)
         data_batch['inputs'] = result.inputs

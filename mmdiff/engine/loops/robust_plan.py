@@ -16,7 +16,7 @@ from mmdiff.attacks import (
     RandomNoise,
     Square,
 )
-from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.entry import Entry, Role
 from mmdiff.registry import ATTACKS
 
 # Change of every value (of 255) at which an image has nothing that a model could need.
@@ -185,7 +185,7 @@ def make_entry(attack: Attack) -> Entry:
         parts.insert(0, 'transfer')
     if settings.get('objective'):
         parts.append(settings['objective'])
-    role = 'control' if isinstance(attack, RandomNoise) else 'attack'
+    role: Role = 'control' if isinstance(attack, RandomNoise) else 'attack'
     return Entry(kind, '_'.join(parts), role, attack.budget, settings)
 
 

@@ -73,7 +73,8 @@ class RowFiller:
         if len(runs) > 1:
             worst = worst_run(runs)
             entry.metrics_worst_restart = self.metrics(worst)
-            candidates.append((entry.worst_restart, worst))
+            worst_restart = main_metric(entry.metrics_worst_restart)
+            candidates.append((worst_restart, worst))
         entry.sanity = Sanity.of(
             record.stats, record.blocked, objective_ends(runs, record), entry.eot or 1
         )

@@ -72,7 +72,7 @@ def draw_curve(models: Sequence[ReportModel], metric: str) -> str:
     for model in models:
         for (norm, look, *_), entries in _lines(model).items():
             points = [(0.0, model.clean.value)]
-            points += [(entry.eps, entry.value) for entry in entries]
+            points += [(entry.eps or 0.0, entry.value) for entry in entries]
             style = {**LOOKS[look], 'color': model.color, 'marker': '.'}
             label = f'eps ({norm.capitalize()}, pixel values 0 to 255)'
             panels.setdefault(label, []).append(Line(sorted(points), style))

@@ -229,7 +229,7 @@ def image_ap(
         _class_ap([prediction], [truth], label, 'area', voc_boxes)
         for label in np.unique(truth['labels'])
     ]
-    return float(np.mean(aps))
+    return float(np.mean([ap for ap in aps if ap is not None]))
 
 
 def image_margin(

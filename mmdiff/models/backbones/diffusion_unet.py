@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
@@ -238,7 +238,7 @@ def _drop_frozen(
             del state_dict[key]
 
 
-def _forgive_frozen(module: nn.Module, incompatible: NamedTuple) -> None:
+def _forgive_frozen(module: nn.Module, incompatible: Any) -> None:
     """Load hook: do not call missing what was left out on purpose."""
     if module.leaves_weights_out:
         left_out = f'{module._loading_prefix}model.'

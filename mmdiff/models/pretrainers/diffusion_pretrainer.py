@@ -1,5 +1,7 @@
 """Train a diffusion prior with mmengine's Runner."""
 
+from typing import Any
+
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor
@@ -87,7 +89,7 @@ class DiffusionPretrainer(BaseModel):
         x0 = self.diffusion.encode(inputs)
         labels = self._labels(data_samples, inputs.device)
         if mode == 'predict':
-            return self._held_out(x0, labels, data_samples)
+            return self._held_out(x0, labels, data_samples or [])
         if self.label_dropout:
             dropped = torch.rand(len(x0), device=x0.device) < self.label_dropout
             labels = torch.where(dropped, self.diffusion.null_class, labels)
@@ -139,7 +141,7 @@ class DiffusionPretrainer(BaseModel):
         return results
 
     @staticmethod
-    def _noise_of(sample: object, image: Tensor) -> Tensor:
+    def _noise_of(sample: Any, image: Tensor) -> Tensor:
         """Draw noise that follows from the name of the image's file."""
         key = str(sample.get('img_path', sample.get('img_id', 0))).rsplit('/', 1)[-1]
         generator = torch.Generator().manual_seed(mix_seed(key))
