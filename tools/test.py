@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from mmdiff.engine.gallery import draw_grid
 from mmdiff.engine.loops import RobustTestLoop
-from mmdiff.engine.presets import attack_configs, protocol_of
+from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
 from mmdiff.evaluation.tables import results_table
 
 LOOP_NAMES = 'RobustTestLoop', 'mmdiff.RobustTestLoop'
@@ -92,6 +92,7 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
             'type': 'mmdiff.RobustTestLoop',
             'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
             'protocol': protocol_of(ours.attack),
+            'leave_out': has_preset(ours.attack),
         }
     if args.out:
         cfg.test_cfg.out = args.out
@@ -115,6 +116,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
     if runner.rank == 0:
         console = Console()
         console.print(results_table(loop.results).to_rich())
+        for attack in loop.results.left_out:
+            console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')

@@ -69,6 +69,11 @@ def attack_configs(
     return configs
 
 
+def has_preset(names: str) -> bool:
+    """Whether a preset is named: it leaves out what does not apply to a model."""
+    return not {*PRESETS}.isdisjoint(names.split(','))
+
+
 def protocol_of(names: str) -> str:
     """``'paper'`` for presets of that name, else ``'adaptive'``.
 

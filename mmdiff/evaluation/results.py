@@ -71,6 +71,19 @@ class RunSanity:
         return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """An attack of a preset that was not run.
+
+    Args:
+        attack: Label that its row would have.
+        reason: Sentence that says why.
+    """
+
+    attack: str
+    reason: str
+
+
 @dataclass
 class Results:
     """Robustness of one model.
@@ -89,6 +102,7 @@ class Results:
         sanity: What the runs behind the checks found; ``None`` before they ran.
         gallery: Attacked images: ``image_id``, ``attack``, ``eps`` and ``file``, the
             path of a PNG from the folder of the report.
+        left_out: Attacks of a preset that have no meaning for the model.
         complete: Whether all that was asked for is there.
         unexplained: Sentences that make the whole unreliable and belong to no row, in
             files of schema 2.
@@ -111,6 +125,7 @@ class Results:
     cost: ModelCost = field(default_factory=ModelCost)
     sanity: RunSanity | None = None
     gallery: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)
     complete: bool = False
     unexplained: list[str] = field(default_factory=list)
 
@@ -150,6 +165,7 @@ class Results:
             'device': self.device,
             'cost': asdict(self.cost),
             'results': [entry.to_json() for entry in self.entries],
+            'left_out': [asdict(attack) for attack in self.left_out],
             'complete': self.complete,
             'unreliable': self.unreliable,
             'reasons': self.reasons,
@@ -185,6 +201,7 @@ class Results:
             cost=ModelCost(**(raw.get('cost') or {})),
             sanity=None if sanity is None else RunSanity.from_json(sanity),
             gallery=[dict(picture) for picture in raw.get('gallery') or ()],
+            left_out=[LeftOut(**attack) for attack in raw.get('left_out') or ()],
             complete=bool(raw.get('complete')),
             unexplained=left,
         )

@@ -6,6 +6,7 @@ losses count too, here only those of the final head.
 
 robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    leave_out=True,
     protocol='paper',
     attacks=[
         dict(

@@ -2,6 +2,7 @@
 
 robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    leave_out=True,
     protocol='paper',
     attacks=[dict(type='mmdiff.DAG')],
 )

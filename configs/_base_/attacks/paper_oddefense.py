@@ -16,6 +16,7 @@ published = dict(
 )
 robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    leave_out=True,
     protocol='paper',
     attacks=[
         dict(published, objective='cls'),

@@ -6,6 +6,7 @@ objects away, and Square needs no gradient: where it wins, gradients are hidden.
 
 robust_test_cfg = dict(
     type='mmdiff.RobustTestLoop',
+    leave_out=True,
     attacks=[
         dict(type='mmdiff.APGD', eps=8, steps=50),
         dict(type='mmdiff.APGD', eps=8, steps=50, objective='cls'),

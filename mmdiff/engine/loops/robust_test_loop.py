@@ -13,7 +13,13 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
-from mmdiff.attacks import Attack, Budget, GradientBlocked, oracle_of
+from mmdiff.attacks import (
+    Attack,
+    Budget,
+    GradientBlocked,
+    NotApplicable,
+    oracle_of,
+)
 from mmdiff.evaluation.checks import (
     check_clean,
     check_controls,
@@ -25,7 +31,7 @@ from mmdiff.evaluation.checks import (
 )
 from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.record import RunRecord
-from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
+from mmdiff.evaluation.results import PROTOCOLS, LeftOut, Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, scorer_type
 from mmdiff.registry import LOOPS
 
@@ -35,7 +41,7 @@ from ..hooks import AttackHook
 from .cached_runs import CachedRuns
 from .image_set import ImageSet
 from .origin import describe_run
-from .robust_plan import RobustPlan, Step, build_attacks, with_settings
+from .robust_plan import RobustPlan, Step, build_attacks, make_entry, with_settings
 from .rows import Outcome, RowFiller
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
@@ -79,6 +85,8 @@ class RobustTestLoop(TestLoop):
             checks: clean again, noise, more steps, a huge budget, black-box search.
         num_gallery: Images to show in the report.
         interval: Batches between two lines of progress.
+        leave_out: Leave out attacks that have no meaning for the model, and say so in
+            log and report, instead of refusing to run; presets set it.
 
     Raises:
         ValueError: For an unknown protocol, no images, or no metric of the model's
@@ -107,6 +115,7 @@ class RobustTestLoop(TestLoop):
         sanity_images: int = 16,
         num_gallery: int = 3,
         interval: int = 10,
+        leave_out: bool = False,
     ) -> None:
         try:
             super().__init__(runner, dataloader, evaluator, fp16)
@@ -126,6 +135,7 @@ class RobustTestLoop(TestLoop):
         self.name = name or Path(runner.cfg.filename or runner.cfg.model.type).stem
         self.train_seconds = train_seconds
         self.num_gallery = num_gallery
+        self.leave_out = leave_out
         self._connect(fp16, interval)
         # Whole batches: beside other images an image is padded otherwise.
         size = self.images.batch_size
@@ -180,17 +190,37 @@ class RobustTestLoop(TestLoop):
                 'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
             )
         self.scorer.check_sample(batch['data_samples'][0])
+        applicable = []
+        self.left_out: list[LeftOut] = []
         for attack in self.attacks:
-            # A step on an image: there may be an objective that the head cannot serve.
-            with suppress(GradientBlocked):
-                one = with_settings(attack, steps=1, restarts=1, eot=1)
-                one.run(self.oracle, batch)
+            try:
+                self._try(attack, batch)
+            except NotApplicable as error:
+                if not self.leave_out:
+                    raise
+                label = make_entry(attack).label
+                self.left_out.append(LeftOut(label, str(error)))
+                self.runner.logger.warning(f'{label} is left out: {error}')
+            else:
+                applicable.append(attack)
+        if self.attacks and not applicable:
+            raise ValueError(
+                f'No attack is left for this model: {self.left_out[0].reason}'
+            )
+        self.attacks = applicable
+
+    def _try(self, attack: Attack, batch: dict) -> None:
+        """Take one step on one image: the head may not serve the objective."""
+        one = with_settings(attack, steps=1, restarts=1, eot=1)
+        with suppress(GradientBlocked):
+            one.run(self.oracle, batch)
 
     def _run_plan(self) -> None:
         plan = self.plan
         self.results = describe_run(
             self.runner, self.oracle.task, self.name, self.protocol, self.train_seconds
         )
+        self.results.left_out = list(dict.fromkeys(self.left_out))
         self.outcomes: list[Outcome] = []
         self.runs.expect(plan.runs)
         self._run_clean()

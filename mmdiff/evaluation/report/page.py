@@ -142,6 +142,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
             'ones, on a larger canvas than they were attacked on; a batch size of '
             '1 would make both the same.'
         )
+    for attack in model.results.left_out:
+        yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
     if not model.results.complete:
         yield f'{model.name}: the run was not finished; start it again to resume it.'
 

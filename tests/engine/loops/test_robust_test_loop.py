@@ -14,7 +14,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.runner import Runner
 
 from mmdiff import DAG, PGD  # noqa: F401 (registered)
-from mmdiff.attacks import APGD, RandomNoise  # noqa: F401 (registered)
+from mmdiff.attacks import APGD, NotApplicable, RandomNoise  # noqa: F401 (registered)
 from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.loops import cached_runs
@@ -645,3 +645,32 @@ def test_the_protocol_is_in_report_and_table(robust):
     assert 'protocol: paper' in results_table(runner.test_loop.results).title
     with pytest.raises(ValueError, match=r"protocol='none' must be one of"):
         run(robust([PGD4], protocol='none'))
+
+
+@pytest.fixture
+def without_boxes(monkeypatch):
+    """Let no head be one for DAG."""
+
+    def refuse(*args):
+        raise NotApplicable('DAG attacks proposals, and this has none.')
+
+    monkeypatch.setattr('mmdiff.attacks.dag.propose', refuse)
+
+
+def test_a_preset_leaves_out_what_does_not_apply_and_says_so(robust, without_boxes):
+    attacks = [dict(type='DAG', eps=[4, 8], steps=1), dict(type='PGD', steps=1)]
+    runner = robust(attacks, leave_out=True)
+    report = run(runner)
+    assert [row['label'] for row in report['results']] == ['clean', 'pgd_total']
+    (left_out,) = report['left_out']  # once, not at each budget
+    assert left_out['attack'] == 'dag_targets' and 'has none' in left_out['reason']
+    notes = build_page(read_reports([runner.test_loop.out])).notes
+    assert any('dag_targets was left out. DAG attacks' in note for note in notes)
+
+
+def test_an_attack_asked_for_by_name_is_refused(robust, without_boxes):
+    attacks = [dict(type='DAG', eps=8, steps=1), dict(type='PGD', steps=1)]
+    with pytest.raises(NotApplicable, match='this has none'):
+        robust(attacks).test()
+    with pytest.raises(ValueError, match='No attack is left for this model: DAG'):
+        robust(attacks[:1], leave_out=True).test()
