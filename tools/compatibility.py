@@ -92,9 +92,10 @@ HEADER = """# What runs on which detector
 
 Made by `python tools/compatibility.py` ({versions}): every detector of mmdet from its
 own config with random weights, one step of every attack on one image of {side} px.
-`yes`: the attack changed the image and its objective is a number. A digit refers to the
-sentence below that the attack is refused with. `objective` columns are PGD's; MIM and
-APGD take the same ones.
+`yes`: the attack changed the image and its objective is a number (DAG: it found the boxes
+and their scores, compared them with the head's own, and ran; an untrained head may show no
+object to attack). A digit refers to the sentence below that the attack is refused with. The
+columns from `total` to `mislabel` are PGD's objectives; MIM and APGD take the same ones.
 
 """
 
@@ -173,9 +174,9 @@ def try_attack(attack: Attack, model: torch.nn.Module, batch: dict) -> str:
     except Exception as error:  # the table is there to show these
         text = ' '.join(str(error).split())[:160]
         return f'**Not refused, but fails:** {type(error).__name__}: {text}'
-    if not result.stats.changed:
-        return 'The attack left the image as it was.'
-    if any(loss != loss for loss in result.losses):
+    if not result.stats.changed and not isinstance(attack, DAG):
+        return '**The attack left the image as it was.**'
+    if any(loss != loss for loss in result.losses) and not isinstance(attack, DAG):
         return '**The objective is not a number.**'
     return 'yes'
 
@@ -203,7 +204,7 @@ def main() -> None:
         'families', nargs='*', help=f'default: all of {", ".join(FAMILIES)}'
     )
     parser.add_argument('--out', type=Path, help='Markdown file to write')
-    parser.add_argument('--size', type=int, default=128, help='side of the image')
+    parser.add_argument('--size', type=int, default=256, help='side of the image')
     args = parser.parse_args()
     if unknown := [name for name in args.families if name not in FAMILIES]:
         sys.exit(

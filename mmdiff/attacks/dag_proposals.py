@@ -145,10 +145,17 @@ def propose(
     try:
         proposals = DenseProposals(model, batch)
         alike = _agrees(proposals, head, outputs, batch)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        AttributeError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         if isinstance(error, torch.cuda.OutOfMemoryError):
             raise
-        # Boxes as distributions (GFL), or all in one output (YOLOv3).
+        # Boxes as distributions (GFL), all in one output (YOLOv3), or a head that
+        # cannot predict (SSD of mmdet 3.5.1).
         raise _not_for_dag(model) from error
     if not alike:  # decoded or squashed already in the network (TOOD)
         raise _not_for_dag(model)

@@ -123,7 +123,11 @@ def sum_losses(losses: dict, name: str) -> Tensor:
     """
     parts = OBJECTIVES[name].losses_of(losses)
     if not parts:
-        usable = [repr(k) for k, goal in OBJECTIVES.items() if goal.losses_of(losses)]
+        usable = [
+            repr(name)
+            for name, goal in OBJECTIVES.items()
+            if goal.losses_of(losses) and not goal.balanced
+        ]
         raise NotApplicable(
             f'This model has no loss for objective={name!r}, only '
             f'{", ".join(losses)}; use objective={" or ".join(usable)}.'
