@@ -92,10 +92,13 @@ HEADER = """# What runs on which detector
 
 Made by `python tools/compatibility.py` ({versions}): every detector of mmdet from its
 own config with random weights, one step of every attack on one image of {side} px.
-`yes`: the attack changed the image and its objective is a number (DAG: it found the boxes
-and their scores, compared them with the head's own, and ran; an untrained head may show no
-object to attack). A digit refers to the sentence below that the attack is refused with. The
-columns from `total` to `mislabel` are PGD's objectives; MIM and APGD take the same ones.
+
+- `yes`: the attack changed the image, and its objective is a number. Of DAG: it found
+  the boxes and their scores, which are those of the head, and ran; an untrained head may
+  show no object to attack.
+- A digit: the attack is refused with that sentence below.
+- The columns from `total` to `mislabel` are objectives of PGD; MIM and APGD take them
+  too.
 
 """
 

@@ -1,0 +1,44 @@
+"""The table of detectors says what happens: a part of it is made anew."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TABLE = ROOT / 'docs' / 'compatibility.md'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    return runpy.run_path(str(ROOT / 'tools' / 'compatibility.py'))
+
+
+def read(markdown):
+    """Cells of every detector, numbers replaced by their sentences."""
+    sentences, rows = {}, {}
+    lines = markdown.splitlines()
+    for line in lines:
+        number, _, text = line.partition('. ')
+        if number.isdigit():
+            sentences[number] = text
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip('|').split('|')]
+        if line.startswith('| ') and len(cells) > 2 and cells[0] != 'detector':
+            rows[cells[0]] = [sentences.get(cell, cell) for cell in cells[1:]]
+    return rows
+
+
+def test_every_detector_is_in_the_table_and_nothing_fails_unrefused(tool):
+    rows = read(TABLE.read_text())
+    assert list(rows) == list(tool['FAMILIES'])
+    assert all(len(cells) == len(tool['ATTACKS']) for cells in rows.values())
+    assert '**' not in TABLE.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('family', ['FCOS', 'TOOD', 'YOLOX', 'SSD'])
+def test_a_row_made_anew_is_that_of_the_table(tool, family):
+    table = tool['test_families']([family], 256)
+    anew = read(table.to_markdown())[family]
+    assert anew == read(TABLE.read_text())[family]
