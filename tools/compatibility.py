@@ -94,8 +94,8 @@ Made by `python tools/compatibility.py` ({versions}): every detector of mmdet fr
 own config with random weights, one step of every attack on one image of {side} px.
 
 - `yes`: the attack changed the image, and its objective is a number. Of DAG: it found
-  the boxes and their scores, which are those of the head, and ran; an untrained head may
-  show no object to attack.
+  the boxes and their scores, which are those of the head, and ran; an untrained head
+  may show no object to attack.
 - A digit: the attack is refused with that sentence below.
 - The columns from `total` to `mislabel` are objectives of PGD; MIM and APGD take them
   too.
