@@ -62,6 +62,8 @@ class Attack(ABC):
                     f'{kind.__name__} has fields and is no dataclass; decorate it with '
                     '@dataclass(eq=False).'
                 )
+        if self.eps is not None and not isinstance(self.eps, int | float):
+            self.eps = float(self.eps)  # of numpy or torch: reports are JSON
         self.budget  # noqa: B018 (it is checked)
 
     @property

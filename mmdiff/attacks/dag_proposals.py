@@ -135,7 +135,7 @@ def propose(
     if hasattr(model, 'rpn_head') and roi_head is not None:
         # Cascades classify each box several times, each time another box.
         if not isinstance(getattr(roi_head, 'bbox_head', None), nn.ModuleList):
-            return RoIProposals(model, batch, iou_threshold, max_boxes)
+            return _propose_rois(model, batch, iou_threshold, max_boxes)
     head = getattr(model, 'bbox_head', None)
     known = all(hasattr(head, name) for name in ('prior_generator', 'bbox_coder'))
     if head is None or not known:
@@ -158,6 +158,23 @@ def propose(
         # cannot predict (SSD of mmdet 3.5.1).
         raise _not_for_dag(model) from error
     if not alike:  # decoded or squashed already in the network (TOOD)
+        raise _not_for_dag(model)
+    return proposals
+
+
+def _propose_rois(
+    model: nn.Module, batch: dict, iou_threshold: float, max_boxes: int
+) -> RoIProposals:
+    """Proposals whose logits are those of the classes and of background."""
+    try:
+        proposals = RoIProposals(model, batch, iou_threshold, max_boxes)
+    except NotImplementedError as error:  # an RPN of several stages
+        raise _not_for_dag(model) from error
+    head = model.roi_head.bbox_head
+    columns = proposals.logits(batch).shape[1]
+    # Seesaw loss has two columns more, and scores of its own.
+    own_scores = getattr(getattr(head, 'loss_cls', None), 'custom_activation', False)
+    if own_scores or columns != head.num_classes + 1:
         raise _not_for_dag(model)
     return proposals
 

@@ -4,19 +4,26 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def leaf_datasets(dataset: Any) -> Iterator[Any]:
-    """Give the datasets with a pipeline of their own inside any nest of wrappers.
+def leaf_pipelines(dataset: Any, after: tuple = ()) -> Iterator[tuple[str, list[str]]]:
+    """Give name and transforms of each dataset inside any nest of wrappers.
 
-    ``ConcatDataset`` has several, ``RepeatDataset``, ``ClassBalancedDataset``,
-    ``MultiImageMixDataset`` and torch's ``Subset`` have one.
+    ``ConcatDataset`` has several; ``RepeatDataset``, ``ClassBalancedDataset`` and
+    torch's ``Subset`` have one; ``MultiImageMixDataset`` has one, and transforms of its
+    own that come after it.
     """
-    if hasattr(dataset, 'datasets'):
-        for part in dataset.datasets:
-            yield from leaf_datasets(part)
-    elif hasattr(dataset, 'dataset'):
-        yield from leaf_datasets(dataset.dataset)
-    else:
-        yield dataset
+    names = [*transform_names(getattr(dataset, 'pipeline', [])), *after]
+    parts = getattr(dataset, 'datasets', None)
+    inner = getattr(dataset, 'dataset', None)
+    # A dataset may keep what it reads from under that name.
+    if parts is None and any(
+        hasattr(inner, name) for name in ('pipeline', 'dataset', 'datasets')
+    ):
+        parts = [inner]
+    if parts is None:
+        yield type(dataset).__name__, names
+        return
+    for part in parts:
+        yield from leaf_pipelines(part, tuple(names))
 
 
 def transform_names(transforms: Any) -> Iterator[str]:
@@ -41,23 +48,17 @@ def ground_truth_scale(dataset: Any) -> str:
         dataset: Dataset of an mm package, or a wrapper around others.
 
     Returns:
-        ``'input'`` if images are resized after boxes are loaded, as for training; else
-        ``'original'``. See :func:`mmdiff.attacks.oracle_of`.
+        ``'input'`` if images are resized or otherwise moved after boxes are loaded, as
+        for training; else ``'original'``. See :func:`mmdiff.attacks.oracle_of`.
 
     Raises:
-        ValueError: If the parts of the dataset disagree, or if images are normalised
-            before the model's own preprocessor sees them.
+        ValueError: If the parts of the dataset disagree, or for a pipeline after which
+            boxes or pixels are not known (:func:`check_transforms`).
     """
     scales = {}
-    for leaf in leaf_datasets(dataset):
-        names = list(transform_names(getattr(leaf, 'pipeline', [])))
-        if 'Normalize' in names:
-            raise ValueError(
-                f'The pipeline of {type(leaf).__name__} has Normalize, and an attack '
-                'perturbs pixel values of 0 to 255; set mean and std of the '
-                "model's data_preprocessor instead."
-            )
-        scales[_scale(names)] = type(leaf).__name__
+    for name, transforms in leaf_pipelines(dataset):
+        check_transforms(name, transforms)
+        scales[_scale(transforms)] = name
     if len(scales) > 1:
         raise ValueError(
             f'Parts of the test set load boxes before Resize ({scales["input"]}) and '
@@ -67,8 +68,41 @@ def ground_truth_scale(dataset: Any) -> str:
     return next(iter(scales))
 
 
+def check_transforms(name: str, transforms: list[str]) -> None:
+    """Complain about a test pipeline after which boxes or pixels are not known.
+
+    Args:
+        name: Name of the dataset.
+        transforms: Names of its transforms, in order.
+
+    Raises:
+        ValueError: If images are normalised, or cut, or flipped after they are padded.
+    """
+    if 'Normalize' in transforms:
+        raise ValueError(
+            f'The pipeline of {name} has Normalize, and an attack perturbs pixel '
+            "values of 0 to 255; set mean and std of the model's data_preprocessor "
+            'instead.'
+        )
+    cuts = [t for t in transforms if 'Crop' in t and t != 'RandomCenterCropPad']
+    if cuts and _scale(transforms) == 'original':
+        raise ValueError(
+            f'The pipeline of {name} has {cuts[0]}, and nothing says where it cuts: '
+            'boxes of the file cannot be placed; leave it out of the test pipeline.'
+        )
+    pads = [i for i, t in enumerate(transforms) if t == 'Pad']
+    flips = [i for i, t in enumerate(transforms) if 'Flip' in t]
+    if pads and flips and max(flips) > min(pads):
+        raise ValueError(
+            f'The pipeline of {name} flips images after it pads them, and then the '
+            'padding cannot be told from the image; put Pad last.'
+        )
+
+
 def _scale(names: list[str]) -> str:
     loads = [i for i, name in enumerate(names) if name.endswith('LoadAnnotations')]
-    if loads and any('Resize' in name for name in names[loads[0] :]):
-        return 'input'
-    return 'original'
+    after = names[loads[0] :] if loads else []
+    moves = ('Resize', 'Flip', 'Affine', 'Rotate', 'Crop')
+    return (
+        'input' if any(move in name for name in after for move in moves) else 'original'
+    )

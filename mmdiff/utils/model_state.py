@@ -1,105 +1,162 @@
 """What losses write in a model, and how to put it back."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor, nn
 
 # Attributes of a module that no loss writes, or that others put back.
 LEFT = ('training', '_parameters', '_modules', '_buffers')
+# Objects that are no state of a model: what they hold is not looked at.
+OPAQUE = (type, FunctionType, MethodType, ModuleType, nn.Module, torch.Generator)
+FOREIGN = ('torch', 'logging', 'threading', 'multiprocessing', 'mmengine.runner')
 
 
 @dataclass
 class KeptTensor:
-    """A buffer or a tensor attribute.
+    """A buffer, or a tensor that is an attribute.
 
     Args:
-        owner: Dictionary that holds it.
-        name: Its key there.
+        owners: Dictionaries that hold it, and its keys there.
         original: The tensor itself.
         value: Copy of its values.
         current: The tensor that stands in its place now.
-        version: Version of ``current`` when it held these values.
+        version: Version of ``current`` when it held these values; ``None`` if it counts
+            none (made in inference mode).
     """
 
-    owner: dict
-    name: str
+    owners: list[tuple[dict, str]]
     original: Tensor
     value: Tensor
     current: Tensor
-    version: int
+    version: int | None
+
+    def is_written(self) -> bool:
+        """Whether another tensor or other values are in its place."""
+        if any(owner.get(name) is not self.current for owner, name in self.owners):
+            return True
+        if self.version is None:
+            return not torch.equal(self.current, self.value)
+        return self.current._version != self.version
 
     def reset(self) -> None:
         """Put another tensor of the same values in its place, if it was written.
 
         Writing the values back would change what a graph may have saved.
         """
-        now = self.owner.get(self.name)
-        if now is not self.current or now._version != self.version:
-            self.owner[self.name] = self.current = self.value.clone()
-            self.version = self.current._version
+        if self.is_written():
+            self.current = self.value.clone().requires_grad_(
+                self.original.requires_grad
+            )
+            self.version = version_of(self.current)
+            for owner, name in self.owners:
+                owner[name] = self.current
 
     def close(self) -> None:
         """Put the tensor itself back, with its values."""
-        if not self.original.equal(self.value):
-            self.original.copy_(self.value)
-        self.owner[self.name] = self.original
+        restore_values(self.original, self.value)
+        for owner, name in self.owners:
+            owner[name] = self.original
 
 
 class ModelState:
     """Snapshot of all that a loss may write in a model.
 
     Some losses remember: they count samples by class in a buffer, or keep numbers,
-    lists and tensors as plain attributes of modules. Parameters are not part of it.
+    lists and tensors as plain attributes of modules, or of samplers, assigners and
+    other objects that modules hold. Parameters are not part of it.
 
     Args:
         model: The model.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._plain: list[tuple[dict, dict]] = []
-        self._tensors: list[KeptTensor] = []
-        self._containers: list[tuple] = []
+        self._dicts: list[tuple[dict, dict]] = []
+        self._tensors: dict[int, KeptTensor] = {}
+        self._loose: list[tuple[Tensor, Tensor, int | None]] = []
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._seen: dict[int, Any] = {}
         for module in model.modules():
-            own = {k: v for k, v in vars(module).items() if k not in LEFT}
-            self._keep(vars(module), own)
-            self._keep(module._buffers, dict(module._buffers))
+            attributes = {k: v for k, v in vars(module).items() if k not in LEFT}
+            self._keep_names(vars(module), attributes)
+            self._keep_names(module._buffers, dict(module._buffers))
 
-    def _keep(self, owner: dict, values: dict) -> None:
-        self._plain.append((owner, values))
+    def _keep_names(self, owner: dict, values: dict) -> None:
+        """Keep what a dictionary of attributes holds, under which names."""
+        self._dicts.append((owner, values))
         for name, value in values.items():
             if isinstance(value, Tensor):
-                copy = value.detach().clone()
-                version = value._version
-                self._tensors.append(
-                    KeptTensor(owner, name, value, copy, value, version)
-                )
-            elif type(value) in (list, dict, set):
-                self._containers.append((value, value.copy()))
+                self._keep_tensor(owner, name, value)
+            else:
+                self._look_into(value)
+
+    def _keep_tensor(self, owner: dict, name: str, value: Tensor) -> None:
+        kept = self._tensors.get(id(value))
+        if kept is None:
+            copy, version = value.detach().clone(), version_of(value)
+            kept = KeptTensor([], value, copy, value, version)
+            self._tensors[id(value)] = kept
+        kept.owners.append((owner, name))
+
+    def _look_into(self, value: Any) -> None:
+        """Keep what a container or a plain object holds."""
+        if id(value) in self._seen or isinstance(value, OPAQUE):
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, Tensor):
+            self._loose.append((value, value.detach().clone(), version_of(value)))
+        elif isinstance(value, np.ndarray):
+            self._arrays.append((value, value.copy()))
+        elif isinstance(value, list | deque | set | dict):
+            plain = dict(value) if isinstance(value, dict) else list(value)
+            self._containers.append((value, plain))
+            for item in plain.values() if isinstance(plain, dict) else plain:
+                self._look_into(item)
+        elif isinstance(value, tuple):
+            for item in value:
+                self._look_into(item)
+        elif hasattr(value, '__dict__'):
+            if not type(value).__module__.startswith(FOREIGN):
+                self._keep_names(vars(value), dict(vars(value)))
 
     def reset(self) -> None:
         """Undo what was written since; costs little where nothing was."""
-        for tensor in self._tensors:
-            tensor.reset()
-        for owner, before in self._plain:
+        self._reset_names()
+        for kept in self._tensors.values():
+            kept.reset()
+        self._reset_contents()
+
+    def _reset_names(self) -> None:
+        for owner, before in self._dicts:
             for name in [k for k in owner if k not in before and k not in LEFT]:
                 del owner[name]
             for name, value in before.items():
                 if not isinstance(value, Tensor) and owner.get(name, LEFT) is not value:
                     owner[name] = value
+
+    def _reset_contents(self) -> None:
         for container, before in self._containers:
             if not _same_items(container, before):
-                container.clear()
-                fill = getattr(container, 'update', None) or container.extend
-                fill(before)
+                _refill(container, before)
+        for tensor, value, version in self._loose:
+            if version is None or tensor._version != version:
+                restore_values(tensor, value)
+        for array, values in self._arrays:
+            if not np.array_equal(array, values):
+                array[...] = values
 
     def close(self) -> None:
         """Put back the objects themselves; the last call."""
         self.reset()
-        for tensor in self._tensors:
-            tensor.close()
+        for kept in self._tensors.values():
+            kept.close()
 
 
 @contextmanager
@@ -122,12 +179,35 @@ def kept_state(model: nn.Module) -> Iterator[ModelState]:
         state.close()
 
 
+def version_of(tensor: Tensor) -> int | None:
+    """How often a tensor was written in place; ``None`` if it does not count."""
+    return None if tensor.is_inference() else tensor._version
+
+
+def restore_values(tensor: Tensor, value: Tensor) -> None:
+    """Write values back into a tensor in place, unless it has them."""
+    if not torch.equal(tensor, value):
+        with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+            tensor.copy_(value)
+
+
 def _same_items(container: Any, before: Any) -> bool:
-    """Whether two containers hold the very same objects."""
-    if isinstance(container, set):
-        return container == before
+    """Whether a container holds the very same objects as before."""
     if len(container) != len(before):
         return False
     if isinstance(container, dict):
         return all(container.get(key, LEFT) is before[key] for key in before)
+    if isinstance(container, set):
+        return all(item in container for item in before)
     return all(a is b for a, b in zip(container, before))
+
+
+def _refill(container: Any, before: Any) -> None:
+    """Give a container the items that it had."""
+    if isinstance(container, dict):  # past what subclasses make of their items
+        dict.clear(container)
+        dict.update(container, before)
+    else:
+        container.clear()
+        fill = getattr(container, 'update', None) or container.extend
+        fill(before)

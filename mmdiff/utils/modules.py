@@ -1,10 +1,12 @@
 """State of an mm model: put it as an attack needs it, and back."""
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -14,7 +16,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 # By name: mmcv, timm and mmpretrain have DropPath classes of their own.
-STOCHASTIC = ('Dropout', 'DropPath', 'DropBlock')
+STOCHASTIC = ('Drop', 'StochasticDepth', 'SpectralNorm')
 # They drop by a function, if their own flag says that they train.
 DROPPING = (nn.MultiheadAttention, nn.RNNBase)
 OVER = 10**9  # epochs or iterations, more than any schedule has
@@ -53,6 +55,17 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def _stays_still(name: str, module: nn.Module) -> bool:
+    """Whether a module must not be in train mode while losses are taken."""
+    kind = type(module).__name__
+    # Heads branch on the flag; of backbones only TridentNet's, for its branches.
+    if name.split('.')[0] in ('backbone', 'neck') and not kind.startswith('Trident'):
+        return True
+    return isinstance(module, (_NormBase, *DROPPING)) or any(
+        word in kind for word in STOCHASTIC
+    )
+
+
 @contextmanager
 def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
     """Set every module's flag, and restore each one.
@@ -63,10 +76,8 @@ def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
     """
     before = [(module, module.training) for module in model.modules()]
     try:
-        for module, _ in before:
-            still = isinstance(module, (_NormBase, *DROPPING))
-            still = still or type(module).__name__.startswith(STOCHASTIC)
-            module.training = training and not still
+        for name, module in model.named_modules():
+            module.training = training and not _stays_still(name, module)
         with no_dropout():
             yield
     finally:
@@ -76,14 +87,19 @@ def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
 
 @contextmanager
 def differentiable(device: torch.device) -> Iterator[None]:
-    """Switch gradients on and mixed precision off; keep the global random state."""
+    """Switch gradients on, mixed precision off; keep all global random states."""
     devices = [device] if device.type == 'cuda' else []
-    with (
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.random.fork_rng(devices),
-    ):
-        yield
+    states = random.getstate(), np.random.get_state()
+    try:
+        with (
+            torch.enable_grad(),
+            torch.autocast(device.type, enabled=False),
+            torch.random.fork_rng(devices),
+        ):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
 
 
 @contextmanager
@@ -177,3 +193,10 @@ def finished_training() -> Iterator[None]:
     finally:
         for key in missing:
             hub.runtime_info.pop(key, None)
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global generators that a loss may draw from: torch, numpy, Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)

@@ -1,6 +1,7 @@
 """Right numbers on detectors of mmdet that behave in their own ways."""
 
 import copy
+import random
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from mmdet.registry import MODELS
 from mmdet.structures.mask import BitmapMasks
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
+from mmengine.structures import PixelData
 
 from mmdiff import DAG, PGD
 from mmdiff.attacks import APGD, MIM, RandomNoise, Square, oracle_of
@@ -295,3 +297,114 @@ def test_an_error_of_the_model_itself_is_seen_as_that(make_detector):
     model.backbone.forward = too_small
     with pytest.raises(RuntimeError, match='Kernel size'):
         DAG(steps=1)(model, batch_of())
+
+
+def test_a_loss_that_underflows_is_not_taken_for_a_flat_one(make_detector):
+    """A head that is sure of nothing has a loss of 0 without objects."""
+    model = make_detector('retinanet', 'resnet')
+    model.bbox_head.retina_cls.bias.data.fill_(-200)
+    result = run(PGD(steps=1, objective='fabrication'), model, batch_of())
+    assert result.stats.losses[0] == 0
+
+
+@pytest.mark.parametrize('scale', [1 / 127.5, 1 / 58])
+def test_normalised_images_without_negative_values_are_refused(make_detector, scale):
+    batch = batch_of()
+    batch['inputs'] = [x * scale for x in batch['inputs']]
+    with pytest.raises(ValueError, match='let the data_preprocessor normalise'):
+        PGD(steps=1)(make_detector('fcos', 'resnet'), batch)
+
+
+def test_meta_information_that_does_not_tell_the_padding_is_refused(make_detector):
+    model = make_detector('fcos', 'resnet')
+    batch = padded(batch_of([(3, 64, 96)]))
+    del batch['data_samples'][0].ori_shape
+    with pytest.raises(ValueError, match="add 'ori_shape' and 'scale_factor'"):
+        PGD(steps=1)(model, batch)
+    batch = padded(batch_of([(3, 64, 96)]))
+    batch['data_samples'][0].set_metainfo(
+        dict(border=np.array([0.0, 60, 0, 80]), scale_factor=None)
+    )
+    with pytest.raises(ValueError, match='resized before its border was added'):
+        PGD(steps=1)(model, batch)
+
+
+@pytest.mark.parametrize('scale', [0.5, np.float32(0.5), np.array([0.5] * 4)])
+def test_scales_of_other_forms_are_understood(scale):
+    sample = batch_of([(3, 64, 96)], num_items=(1,), scale=0.5)['data_samples'][0]
+    expected = to_input_scale(sample, 'original').gt_instances.bboxes
+    sample.set_metainfo(dict(scale_factor=scale))
+    boxes = to_input_scale(sample, 'original').gt_instances.bboxes
+    assert torch.equal(boxes, expected)
+
+
+def test_maps_of_classes_lie_where_the_image_is():
+    sample = batch_of([(3, 64, 96)], num_items=(1,), scale=0.5)['data_samples'][0]
+    classes = torch.zeros(1, 128, 192, dtype=torch.uint8)
+    classes[:, 20:40, 10:50] = 3
+    sample.gt_sem_seg = PixelData(sem_seg=classes)
+    sample.set_metainfo(dict(img_shape=(128, 128)))
+    placed = to_input_scale(sample, 'original').gt_sem_seg.sem_seg[0]
+    rows, columns = (placed == 3).nonzero().T
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (10, 19, 5, 24)
+    assert (placed[64:] == 255).all() and (placed[:, 96:] == 255).all()
+
+
+def test_masks_reach_the_loss_padded_as_in_training(make_detector):
+    """In evaluation mmdet's preprocessor pads images alone."""
+    model = make_detector('fcos', 'resnet')
+    model.data_preprocessor.pad_mask = True
+    batch = batch_of([(3, 40, 72)], num_items=(1,))
+    masks = BitmapMasks(np.ones((1, 40, 72), np.uint8), 40, 72)
+    batch['data_samples'][0].gt_instances.masks = masks
+    oracle = oracle_of(model)
+    group = oracle.gather(batch)
+    seen = oracle.preprocess(group.pixels, group.samples, group.frames)
+    shape = seen['data_samples'][0].gt_instances.masks.masks.shape
+    assert shape == (1, 64, 96) == (1, *seen['inputs'].shape[-2:])
+
+
+def test_dag_refuses_scores_that_are_not_a_softmax_over_classes_and_background():
+    changes = {
+        'roi_head.bbox_head.loss_cls': dict(
+            type='SeesawLoss', p=0.8, q=2.0, num_classes=80
+        )
+    }
+    model = build('faster_rcnn/faster-rcnn_r50_fpn_1x_coco', **changes)
+    with pytest.raises(ValueError, match='DAG attacks proposals'):
+        DAG(steps=1)(model, batch_of([(3, 64, 64)], (2,)))
+
+
+def test_state_of_samplers_is_put_back(make_detector):
+    """Libra's sampler writes in itself, and is no module."""
+    model = make_detector('faster-rcnn', 'resnet')
+    sampler = model.roi_head.bbox_sampler
+    sample = sampler.sample
+
+    def remembering(*args, **kwargs):
+        sampler.num += 1
+        return sample(*args, **kwargs)
+
+    sampler.sample, before = remembering, sampler.num
+    first = PGD(eps=4, steps=2)(model, batch_of())
+    assert sampler.num == before
+    assert torch.equal(PGD(eps=4, steps=2)(model, batch_of())[0], first[0])
+
+
+def test_losses_that_draw_from_numpy_and_python_repeat(make_detector):
+    model = make_detector('fcos', 'resnet')
+    loss = model.loss
+
+    def drawing(*args, **kwargs):
+        factor = 1 + np.random.rand() + random.random()
+        return {k: v * factor for k, v in loss(*args, **kwargs).items()}
+
+    model.loss = drawing
+    np.random.seed(3)
+    random.seed(3)
+    states = np.random.get_state()[1].tolist(), random.getstate()
+    first = run(PGD(eps=4, steps=2), model, batch_of())
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == states
+    np.random.seed(4)
+    random.seed(4)
+    assert run(PGD(eps=4, steps=2), model, batch_of()).losses == first.losses

@@ -74,3 +74,42 @@ def test_images_normalised_in_the_pipeline_are_refused():
     dataset = Images(RESIZE, normalize, LOAD)
     with pytest.raises(ValueError, match="set mean and std of the model's data_pre"):
         ground_truth_scale(ConcatDataset([dataset]))
+
+
+def test_transforms_of_a_wrapper_come_after_those_of_its_dataset():
+    """MultiImageMixDataset has a pipeline of its own."""
+    inner = Images(dict(type='LoadImageFromFile'), LOAD)
+    mixed = type('Mix', (), dict(dataset=inner))()
+    mixed.pipeline = [TRANSFORMS.build(RESIZE)]
+    assert ground_truth_scale(inner) == 'original'
+    assert ground_truth_scale(mixed) == 'input'
+
+
+def test_what_a_dataset_reads_from_is_no_dataset():
+    dataset = as_training()
+    dataset.dataset = [1, 2]
+    assert ground_truth_scale(dataset) == 'input'
+
+
+def test_boxes_flipped_with_their_image_are_not_flipped_again():
+    flip = dict(type='RandomFlip', prob=1.0)
+    assert ground_truth_scale(Images(LOAD, flip)) == 'input'
+    assert ground_truth_scale(Images(RESIZE, flip, LOAD)) == 'original'
+
+
+@pytest.mark.parametrize(
+    'steps, words',
+    [
+        (
+            [dict(type='RandomCrop', crop_size=(8, 8)), LOAD],
+            'nothing says where it cuts',
+        ),
+        (
+            [dict(type='Pad', size=(64, 64)), dict(type='RandomFlip', prob=1.0), LOAD],
+            'flips images after it pads them',
+        ),
+    ],
+)
+def test_a_pipeline_after_which_boxes_are_not_known_is_refused(steps, words):
+    with pytest.raises(ValueError, match=words):
+        ground_truth_scale(Images(RESIZE, *steps))

@@ -28,6 +28,12 @@ class ClassificationOracle(Oracle):
         Raises:
             ValueError: If it has no label, or several.
         """
+        head = type(getattr(self.model, 'head', None)).__name__
+        if head.startswith('MultiLabel'):
+            raise ValueError(
+                f'{head} tells several classes of an image, and the objectives of '
+                'attacks are about one; attack a classifier with one class per image.'
+            )
         if 'gt_label' not in sample or sample.gt_label.numel() != 1:
             raise ValueError(
                 'An attack on a classifier needs one true class for each image; add '

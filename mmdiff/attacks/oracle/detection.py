@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdiff.utils.modules import replaced, training_flags
+from mmdiff.utils.modules import replaced, seed_all, training_flags
 
 from ..errors import NotApplicable
 from ..objectives.detection import (
@@ -33,7 +33,7 @@ from ..objectives.detection import (
 )
 from ..result import AttackStats
 from .base import ImageGroup, Oracle
-from .frame import Region, image_region
+from .frame import Frame, Region, image_region
 from .ground_truth import to_input_scale
 
 
@@ -63,6 +63,20 @@ class DetectionOracle(Oracle):
     def region_of(self, sample: Any, shape: tuple[int, int]) -> Region:
         return image_region(sample.metainfo, shape)
 
+    def preprocess(
+        self, pixels: Sequence[Tensor], samples: Sequence, frames: Sequence[Frame]
+    ) -> dict:
+        """See :meth:`Oracle.preprocess`; masks are padded as the preprocessor trains.
+
+        In evaluation mmdet's preprocessor pads images alone.
+        """
+        batch = super().preprocess(pixels, samples, frames)
+        preprocessor = self.model.data_preprocessor
+        for flag, pad in (('pad_mask', 'pad_gt_masks'), ('pad_seg', 'pad_gt_sem_seg')):
+            if getattr(preprocessor, flag, False):
+                getattr(preprocessor, pad)(batch['data_samples'])
+        return batch
+
     def prepare(
         self,
         group: ImageGroup,
@@ -77,7 +91,7 @@ class DetectionOracle(Oracle):
             for sample, i in zip(group.samples, group.ids)
         ]
         if proposals == 'fixed':
-            torch.manual_seed(seed_of(group.ids[0], 'proposals'))
+            seed_all(seed_of(group.ids[0], 'proposals'))
             with training_flags(self.model, True):
                 batch = self.preprocess(group.pixels, samples, group.frames)
                 proposed = self._propose(batch) or []
@@ -112,7 +126,7 @@ class DetectionOracle(Oracle):
         goal, values = OBJECTIVES[objective], []
         for i, (sample, seed) in enumerate(zip(batch['data_samples'], seeds)):
             image = inputs[i : i + 1]
-            torch.manual_seed(seed)
+            seed_all(seed)
             with ExitStack() as stack:
                 if features is not None:
                     stack.enter_context(self._known(image, _take(features, i)))
@@ -124,11 +138,30 @@ class DetectionOracle(Oracle):
                 losses = self._loss(image, sample, objective)
             loss = sum_losses(losses, objective)
             if goal.truth is without_objects and loss == 0:
-                raise self._no_loss_without_objects(objective)
+                self._refuse_if_flat(image, _take(features, i), sample, objective)
             # What the loss of one image leaves behind must not reach the next one.
             self.reset()
             values.append(goal.sign * loss)
         return torch.stack(values)
+
+    def _refuse_if_flat(
+        self, image: Tensor, features: Any, sample: Any, objective: str
+    ) -> None:
+        """Complain about a loss without objects that is 0 whatever the features are.
+
+        A loss may underflow to 0 where the head is sure of nothing; with features that
+        say nothing of the kind, large random ones, it does not.
+
+        Raises:
+            NotApplicable: If the loss has no term without objects.
+        """
+        for seed in range(2):
+            generator = torch.Generator().manual_seed(seed)
+            with self._known(image, _random_like(features, generator)):
+                losses = self._loss(image, sample, objective)
+            if sum_losses(losses, objective) != 0:
+                return
+        raise self._no_loss_without_objects(objective)
 
     @contextmanager
     def _known(self, image: Tensor, features: Any) -> Iterator[None]:
@@ -167,6 +200,15 @@ class DetectionOracle(Oracle):
             f'{type(self.model).__name__} has no loss for an image without objects; '
             f"use 'total', 'cls', 'reg', 'cwa' or 'mislabel', not {objective!r}."
         )
+
+
+def _random_like(features: Any, generator: torch.Generator) -> Any:
+    """Nested features, all of them large and random."""
+    if isinstance(features, Tensor):
+        return 1e4 * torch.randn(features.shape, generator=generator).to(features)
+    if isinstance(features, dict):
+        return {key: _random_like(v, generator) for key, v in features.items()}
+    return type(features)(_random_like(value, generator) for value in features)
 
 
 def _take(features: Any, i: int) -> Any:

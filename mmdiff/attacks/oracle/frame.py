@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor
+
+# Largest value of an image with fractions that is taken for a normalised one.
+DARK = 16
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Frame:
         return canvas[:, rows, region.left : region.left + region.width]
 
 
+def scale_of(meta: Mapping) -> tuple[float, float] | None:
+    """Read by how much width and height were scaled; ``None`` if it is not known."""
+    scale = meta.get('scale_factor')
+    if scale is None:
+        return None
+    width, height = np.resize(scale, 2).tolist()  # of one, two or four numbers
+    return width, height
+
+
 def image_region(meta: Mapping, shape: tuple[int, int]) -> Region:
     """Find the region of an input that shows the image.
 
@@ -74,16 +87,30 @@ def image_region(meta: Mapping, shape: tuple[int, int]) -> Region:
         shape: Height and width of the input.
 
     Raises:
-        ValueError: If the pipeline cut the image and did not say where.
+        ValueError: If the pipeline cut the image and did not say where, or if the meta
+            information says too little.
     """
     if meta.get('border') is not None:
         top, bottom, left, right = (int(side) for side in meta['border'])
         # mmdet.testing's inputs have an empty one.
         if bottom > top and right > left:
-            return Region(top, left, bottom - top, right - left)
-    original, scale = meta.get('ori_shape'), meta.get('scale_factor')
-    if original is None or scale is None:
+            region = Region(top, left, bottom - top, right - left)
+            original = meta.get('ori_shape')
+            if scale_of(meta) is None and region.shape != tuple(original or ())[:2]:
+                raise ValueError(
+                    'The image was resized before its border was added, and nothing '
+                    "says by how much; add 'scale_factor' to the meta_keys."
+                )
+            return region
+    original, scale = meta.get('ori_shape'), scale_of(meta)
+    if original is not None and tuple(original[:2]) == tuple(shape) and scale is None:
         return Region(0, 0, *shape)
+    if original is None or scale is None:
+        raise ValueError(
+            f'It cannot be told which of the {shape[1]}x{shape[0]} pixels are the '
+            "image and which its padding; add 'ori_shape' and 'scale_factor' to the "
+            'meta_keys of PackDetInputs.'
+        )
     height, width = round(original[0] * scale[1]), round(original[1] * scale[0])
     top = left = 0
     if meta.get('pad_param') is not None:
@@ -133,13 +160,16 @@ def check_pixels(x: Tensor) -> None:
     Raises:
         ValueError: If it was normalised, divided by 255, or has more than 8 bits.
     """
+    if x.numel() == 0:
+        raise ValueError('There is an image without pixels; check the test pipeline.')
     low, high = x.min().item(), x.max().item()
     if low >= 0 and high <= 255:
-        # Whole values may be a very dark image; fractions are not.
-        if high > 1 or not x.is_floating_point() or bool((x == x.round()).all()):
+        # Whole values may be a very dark image; fractions up to a few are none.
+        if high > DARK or not x.is_floating_point() or bool((x == x.round()).all()):
             return
     raise ValueError(
-        f'The images have values of {low:.4g} to {high:.4g} where an attack perturbs '
+        f'The images have values of {low:.6g} to {high:.6g} where an attack perturbs '
         'pixel values of 0 to 255; let the data_preprocessor normalise (mean, std), '
-        'not the test pipeline, and load images with 8 bits.'
+        'not the test pipeline, load images with 8 bits, and resize them without '
+        'overshoot (bilinear, not bicubic).'
     )

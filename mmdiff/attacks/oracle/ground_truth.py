@@ -3,10 +3,11 @@
 import copy
 from typing import Any
 
+import torch.nn.functional as F
 from mmdet.structures.bbox import HorizontalBoxes, get_box_tensor
 from torch import Tensor
 
-from .frame import Region, image_region
+from .frame import Region, image_region, scale_of
 
 
 def to_input_scale(sample: Any, gt_scale: str) -> Any:
@@ -38,36 +39,39 @@ def to_input_scale(sample: Any, gt_scale: str) -> Any:
         boxes = HorizontalBoxes(get_box_tensor(instances.bboxes).clone().float())
         instances.bboxes = boxes.tensor
         if gt_scale == 'original':
-            check_scale(meta)
             region = image_region(meta, tuple(meta['img_shape'][:2]))
             instances.bboxes = _place_boxes(boxes, meta, region)
             if 'masks' in instances:
                 instances.masks = _place_masks(instances.masks, meta, region)
+    if gt_scale == 'original' and 'gt_sem_seg' in sample:
+        region = image_region(meta, tuple(meta['img_shape'][:2]))
+        classes = _place_map(sample.gt_sem_seg.sem_seg, meta, region)
+        sample.gt_sem_seg = type(sample.gt_sem_seg)(sem_seg=classes)
     return sample
 
 
-def check_scale(meta: dict) -> None:
-    """Complain about an image that was resized by nobody knows how much.
-
-    Raises:
-        ValueError: If neither scale nor place of the image in the input is known.
-    """
-    known = meta.get('scale_factor') is not None or meta.get('border') is not None
-    if not known and meta.get('ori_shape') != meta.get('img_shape'):
-        raise ValueError(
-            'The image was resized but its data sample has no scale_factor; '
-            "add 'scale_factor' to the meta_keys of PackDetInputs."
-        )
-
-
 def _place_boxes(boxes: HorizontalBoxes, meta: dict, region: Region) -> Tensor:
-    if meta.get('scale_factor') is not None:
-        boxes.rescale_(tuple(meta['scale_factor']))
+    scale = scale_of(meta)
+    if scale is not None:
+        boxes.rescale_(scale)
     if meta.get('flip'):  # before Pad, as in mmdet's pipelines
         boxes.flip_(region.shape, meta['flip_direction'])
     if region.left or region.top:
         boxes.translate_((region.left, region.top))
     return boxes.tensor
+
+
+def _place_map(classes: Tensor, meta: dict, region: Region) -> Tensor:
+    """Resize a map of classes, (1, H, W), to the image; padding is ignored (255)."""
+    resized = F.interpolate(classes[None].float(), region.shape, mode='nearest')
+    placed = resized[0].to(classes)
+    for axis, direction in ((2, 'horizontal'), (1, 'vertical')):
+        if meta.get('flip') and meta['flip_direction'] in (direction, 'diagonal'):
+            placed = placed.flip(axis)
+    height, width = meta['img_shape'][:2]
+    below, right = height - region.top - region.height, width - region.left
+    sides = region.left, right - region.width, region.top, below
+    return F.pad(placed, sides, value=255)
 
 
 def _place_masks(masks: Any, meta: dict, region: Region) -> Any:

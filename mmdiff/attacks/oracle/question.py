@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from mmdiff.utils.modules import training_flags
+from mmdiff.utils.modules import seed_all, training_flags
 
 from ..errors import GradientBlocked
 from ..result import AttackStats
@@ -88,7 +88,7 @@ class Question:
         with training_flags(self.oracle.model, self.oracle.training):
             for k in range(self.eot):
                 batch = self.oracle.preprocess(pixels, group.samples, group.frames)
-                torch.manual_seed(noise_seed + k)  # of fresh noise in the backbone
+                seed_all(noise_seed + k)  # of fresh noise in the backbone
                 shifted = [seed + k for seed in seeds]
                 total = total + self.oracle.image_losses(batch, shifted, self.objective)
         return total / self.eot
