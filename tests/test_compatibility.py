@@ -39,6 +39,6 @@ def test_every_detector_is_in_the_table_and_nothing_fails_unrefused(tool):
 @pytest.mark.slow
 @pytest.mark.parametrize('family', ['FCOS', 'TOOD', 'YOLOX', 'SSD'])
 def test_a_row_made_anew_is_that_of_the_table(tool, family):
-    table = tool['test_families']([family], 256)
+    table = tool['test_families']([family], 128)
     anew = read(table.to_markdown())[family]
     assert anew == read(TABLE.read_text())[family]
