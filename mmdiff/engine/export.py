@@ -30,8 +30,7 @@ class PriorCard:
         num_parameters: Number of weights.
         num_classes: Number of classes; 0 is unconditional.
         num_images: Number of training images.
-        data_root: Where they lay.
-        data_part: Which of those in ``data_root`` they are.
+        data: Where they lay, as Markdown (:func:`describe_data`).
         command: The command that trained it.
         steps: Number of training steps.
         batch_size: Images in a step, on all devices.
@@ -46,8 +45,7 @@ class PriorCard:
     num_parameters: int
     num_classes: int
     num_images: int
-    data_root: str
-    data_part: object
+    data: str
     command: str
     steps: int
     batch_size: int
@@ -89,15 +87,13 @@ def export_prior(
         grid = sample_grid(prior, num, steps=50)
         mmcv.imwrite(mmcv.rgb2bgr(grid), str(partial / 'samples.png'))
         draw_losses(partial / 'loss.png', read_scalars(Path(runner.work_dir)))
-        dataset = runner.cfg.train_dataloader.dataset
         card = PriorCard(
             name=folder.name,
             size=prior.image_size,
             num_parameters=sum(p.numel() for p in prior.parameters()),
             num_classes=prior.num_classes,
             num_images=len(runner.train_dataloader.dataset),
-            data_root=dataset.data_root,
-            data_part=dataset.get('ann_file') or dataset.get('data_prefix'),
+            data=describe_data(runner.cfg.train_dataloader.dataset),
             command=command,
             steps=runner.iter,
             batch_size=runner.cfg.train_dataloader.batch_size * runner.world_size,
@@ -109,6 +105,14 @@ def export_prior(
         (partial / 'README.md').write_text(card.render())
         write_checksums(partial)
     runner.logger.info(f'Exported the prior to {folder}')
+
+
+def describe_data(dataset: Mapping) -> str:
+    """Say where the images lay; for a ``ConcatDataset``, those of all its sets."""
+    return ' and '.join(
+        f'`{part["data_root"]}`, `{part.get("ann_file") or part.get("data_prefix")}`'
+        for part in dataset.get('datasets', [dataset])
+    )
 
 
 def trained_model(runner: Runner) -> tuple[nn.Module, str]:

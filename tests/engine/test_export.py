@@ -1,13 +1,14 @@
 import logging
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 
 from mmdiff import DiffusionModel
 from mmdiff.engine import export_prior
-from mmdiff.engine.export import PriorCard
+from mmdiff.engine.export import PriorCard, describe_data
 from mmdiff.models import DiffusionPretrainer
 
 LATENT = dict(
@@ -66,8 +67,7 @@ def card(**changes):
         num_parameters=7_412_345,
         num_classes=10,
         num_images=50000,
-        data_root='data/a & b',
-        data_part='train',
+        data='`data/a & b`, `train`',
         command="python train.py 'a b'",
         steps=3600,
         batch_size=64,
@@ -97,3 +97,14 @@ def test_card_of_an_unmeasured_unconditional_prior():
     text = card(num_classes=0, held_out={})
     assert 'parameters, unconditional.\n' in text
     assert '- Held-out loss by noise level: not measured\n' in text
+
+
+def test_card_names_every_set_that_a_prior_was_trained_on():
+    root = Path(__file__).parents[2] / 'configs' / 'pretrain'
+    cfg = Config.fromfile(root / 'unet-patch4_1xb32-60000it_photo128.py')
+    assert describe_data(cfg.train_dataloader.dataset) == (
+        '`data/VOCdevkit/`, `VOC2007/ImageSets/Main/train.txt` and '
+        '`data/imagenette160`, `train`'
+    )
+    one = ConfigDict(data_root='data/cifar10', data_prefix='train')
+    assert describe_data(one) == '`data/cifar10`, `train`'
