@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.digests import digest_tensors
+from .dtypes import parse_dtype
 from .features import FeatureInfo, resolve_taps
 from .predictions import noise_from, target_of, x0_from
 from .sampling import Generators, Request
@@ -62,10 +63,13 @@ class DiffusionModel(nn.Module, ABC):
         source: str | Path | dict,
         schedule: dict | None = None,
         patch_size: int | None = None,
-        cache_dir: str | None = None,
+        cache_dir: str | Path | None = None,
         random_weights: bool = False,
-        dtype: str | None = None,
-        **latent_args,
+        dtype: str | torch.dtype | None = None,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        prompt: str | None = None,
+        latent: str | None = None,
     ) -> DiffusionModel:
         """Load a prior of any kind, in eval mode.
 
@@ -75,15 +79,19 @@ class DiffusionModel(nn.Module, ABC):
                 with random weights: ``dict(type='UNet2DModel', ...)``,
                 ``dict(type='EDMPrecond', ...)``,
                 ``dict(type='LatentDiffusion', unet=dict(...), vae=dict(...))``.
-            schedule: Arguments of ``DDPMScheduler``; ``None`` reads the schedule that
-                lies beside the weights (DDPM's linear one for random weights).
+            schedule: Arguments of ``DDPMScheduler`` that override those of the file
+                beside the weights (the betas all together), or those of DDPM's linear
+                schedule for random weights.
             patch_size: See :class:`DDPMDiffusionModel`.
             cache_dir: Where hub files and prompt embeddings are kept.
             random_weights: Take the network of ``source`` but not its weights, for a
                 baseline from scratch.
             dtype: ``'bfloat16'`` runs the network in it; inputs, features and
                 predictions stay fp32.
-            **latent_args: ``prompt`` and ``latent`` of :class:`LatentDiffusionModel`.
+            subfolder: Folder of ``source`` that holds the prior.
+            variant: Which of several copies of the weights to read (``'fp16'``).
+            prompt: See :class:`LatentDiffusionModel`.
+            latent: See :class:`LatentDiffusionModel`.
 
         Raises:
             FileNotFoundError: If nothing is there, or the hub cannot be reached.
@@ -92,37 +100,66 @@ class DiffusionModel(nn.Module, ABC):
         """
         from .build import build_prior  # which knows all kinds, as they know this one
 
+        precision = None if dtype is None else parse_dtype(dtype)
         model = build_prior(
-            source, schedule, patch_size, cache_dir, random_weights, **latent_args
+            source,
+            schedule,
+            patch_size,
+            cache_dir,
+            random_weights,
+            subfolder,
+            variant,
+            prompt=prompt,
+            latent=latent,
         )
         if not isinstance(model, cls):
             kind = type(model).__name__
             raise ValueError(f'This source is a {kind}; load it as a DiffusionModel.')
-        if dtype is not None:
-            model.cast(dtype)
+        if precision is not None:
+            model.cast(precision)
         return model.eval()
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that :meth:`from_pretrained` reads."""
 
-    def cast(self, dtype: str) -> None:
+    def cast(self, dtype: str | torch.dtype) -> None:
         """Run the networks in another precision (``'bfloat16'``, ``'float32'``, ...).
 
         Schedule, inputs and outputs stay as they are.
+
+        Raises:
+            ValueError: If it is no precision of weights.
         """
+        precision = parse_dtype(dtype)
         for network in self.children():
             # Past the warning of diffusers' own to().
-            nn.Module.to(network, getattr(torch, dtype))
+            nn.Module.to(network, precision)
 
-    def fingerprint(self) -> bytes:
-        """Return the SHA-256 of all weights and their names, 32 bytes."""
-        return digest_tensors(sorted(self.state_dict().items()))
+    def fingerprint(self, dtype: torch.dtype | None = None) -> bytes:
+        """Return the SHA-256 of all weights and their names, 32 bytes.
+
+        Args:
+            dtype: Precision that the weights are rounded to; ``None`` leaves them.
+        """
+        items = sorted(self.state_dict().items())
+        if dtype is not None:
+            items = [(k, v.to(dtype) if v.is_floating_point() else v) for k, v in items]
+        return digest_tensors(items)
 
     @property
     @abstractmethod
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width in pixels of the images that the prior was trained on.
+
+        Raises:
+            ValueError: If the prior does not say.
+        """
+
+    @property
     def image_size(self) -> int:
-        """Side in pixels of the images that the prior was trained on."""
+        """Longer side in pixels of the images that the prior was trained on."""
+        return max(self.image_shape)
 
     @property
     @abstractmethod
@@ -198,7 +235,9 @@ class DiffusionModel(nn.Module, ABC):
     def add_noise(self, x0: Tensor, t: float | Tensor, noise: Tensor) -> Tensor:
         """Return ``x_t = alpha_t x_0 + sigma_t noise``; t is one time or (N,)."""
         alpha, sigma = self.signal_and_noise(t, x0)
-        return alpha * x0 + sigma * noise
+        return (alpha * x0 + sigma * noise).to(
+            torch.promote_types(x0.dtype, noise.dtype)
+        )
 
     def _times(self, t: float | Tensor, x: Tensor) -> Tensor:
         """Give every image of ``x`` its time, (N,)."""
@@ -294,14 +333,14 @@ class DiffusionModel(nn.Module, ABC):
     ) -> Tensor:
         """Estimate the noise in ``x_t``, whatever the network predicts."""
         out, scales = self.predict(x_t, t, cond), self.signal_and_noise(t, x_t)
-        return noise_from(self.prediction_type, out, x_t, *scales)
+        return noise_from(self.prediction_type, out, x_t, *scales).to(x_t.dtype)
 
     def predict_x0(
         self, x_t: Tensor, t: float | Tensor, cond: Tensor | None = None
     ) -> Tensor:
         """Estimate the clean image, whatever the network predicts."""
         out, scales = self.predict(x_t, t, cond), self.signal_and_noise(t, x_t)
-        return x0_from(self.prediction_type, out, x_t, *scales)
+        return x0_from(self.prediction_type, out, x_t, *scales).to(x_t.dtype)
 
     def diffusion_loss(
         self, x0: Tensor, t: Tensor, noise: Tensor, cond: Tensor | None = None

@@ -1,6 +1,5 @@
 """Build a prior of any kind: the only module that knows them all."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +10,21 @@ from .base import DiffusionModel
 from .ddpm import DDPMDiffusionModel
 from .edm import EDMDiffusionModel
 from .hub import locate
-from .latent import LatentDiffusionModel, check_conditions
+from .json_files import read_json
+from .latent import LatentDiffusionModel, check_conditions, check_latents
+from .pipelines import read_layout
 from .prompts import PromptEmbedder
 from .schedule import build_scheduler
-from .unets import build_edm, build_unet, load_unet
-from .weights import class_of, load_network, load_scheduler, load_weights
+from .scheduler_files import read_scheduler
+from .unets import (
+    build_edm,
+    build_network,
+    build_unet,
+    check_unet,
+    infer_patch_size,
+    load_unet,
+)
+from .weights import check_class, class_of, load_network, load_weights
 
 
 @dataclass
@@ -41,31 +50,38 @@ def build_prior(
     source: str | Path | dict,
     schedule: dict | None = None,
     patch_size: int | None = None,
-    cache_dir: str | None = None,
+    cache_dir: str | Path | None = None,
     random_weights: bool = False,
-    **latent_args,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    **latent_args: str | None,
 ) -> DiffusionModel:
     """Read or build the parts of a prior and put them together.
 
     Arguments and errors are those of :meth:`DiffusionModel.from_pretrained`.
     """
     if isinstance(source, dict):
+        if subfolder is not None or variant is not None:
+            raise ValueError(
+                'subfolder and variant belong to a folder or hub id; a config dict has '
+                'random weights: leave them out.'
+            )
         parts = parts_from_config(source, schedule)
     else:
-        parts = parts_from_folder(
-            locate(source, cache_dir), schedule, cache_dir, random_weights
-        )
+        folder = locate(source, cache_dir, subfolder, variant)
+        parts = parts_from_folder(folder, schedule, cache_dir, random_weights, variant)
     if patch_size not in (None, 1) and parts.kind != 'pixel':
         raise ValueError(
             f'patch_size={patch_size} belongs to a pixel U-Net; leave it out.'
         )
+    given = {key: value for key, value in latent_args.items() if value is not None}
     if parts.kind == 'latent':
         return LatentDiffusionModel(
-            parts.unet, parts.scheduler, parts.vae, parts.text, **latent_args
+            parts.unet, parts.scheduler, parts.vae, parts.text, **given
         )
-    if latent_args:
+    if given:
         raise ValueError(
-            f'{", ".join(latent_args)} belongs to a latent prior (Stable '
+            f'{", ".join(given)} belongs to a latent prior (Stable '
             'Diffusion); this one has no prompt and no VAE: leave it out.'
         )
     if parts.kind == 'edm':
@@ -100,55 +116,66 @@ def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
             'A LatentDiffusion config has unet=dict(...) and vae=dict(...), not '
             f'{", ".join(map(str, args)) or "nothing"}.'
         )
-    unet = UNet2DConditionModel(**args['unet'])
-    vae = AutoencoderKL(**args['vae'])
+    unet = build_network(UNet2DConditionModel, args['unet'])
+    vae = build_network(AutoencoderKL, args['vae'])
     return PriorParts('latent', unet, build_scheduler(schedule), vae)
 
 
 def parts_from_folder(
     folder: Path,
     schedule: dict | None = None,
-    cache_dir: str | None = None,
+    cache_dir: str | Path | None = None,
     random_weights: bool = False,
+    variant: str | None = None,
 ) -> PriorParts:
-    """Read the parts of a prior.
+    """Read the parts of a prior; all settings are checked before any weights are read.
 
     Args:
         folder: Of a network, or of a pipeline.
-        schedule: See :func:`build_scheduler`; overrides what lies in the folder.
+        schedule: See :func:`read_scheduler`; overrides what lies in the folder.
         cache_dir: Where prompt embeddings are kept.
         random_weights: Take the networks of ``folder`` but not their weights.
+        variant: Which of several copies of the weights to read (``'fp16'``).
     """
-    if not (folder / 'config.json').is_file() and (folder / 'unet').is_dir():
-        if (folder / 'vae').is_dir():
-            return _latent_parts(folder, schedule, cache_dir, random_weights)
-        folder = folder / 'unet'  # a pipeline of a pixel prior
-    if class_of(folder) == 'EDMPrecond':
+    layout = read_layout(folder)
+    if layout.latent:
+        return _latent_parts(layout.root, schedule, cache_dir, random_weights, variant)
+    if class_of(layout.unet) == 'EDMPrecond':
         _refuse_schedule(schedule)
-        unet = build_edm(json.loads((folder / 'config.json').read_text()))
+        unet = build_edm(read_json(layout.unet / 'config.json'))
         if not random_weights:
-            load_weights(unet, folder)
+            load_weights(unet, layout.unet, variant)
         return PriorParts('edm', unet)
-    unet = load_unet(folder, random_weights)
-    return PriorParts('pixel', unet, _scheduler(folder, schedule))
+    check_class(layout.unet, 'UNet2DModel')
+    scheduler = read_scheduler(layout.unet, schedule)
+    config = read_json(layout.unet / 'config.json')
+    check_unet(config, scheduler)
+    infer_patch_size(config)
+    unet = load_unet(layout.unet, random_weights, variant)
+    return PriorParts('pixel', unet, scheduler)
 
 
 def _latent_parts(
-    folder: Path, schedule: dict | None, cache_dir: str | None, random_weights: bool
+    folder: Path,
+    schedule: dict | None,
+    cache_dir: str | Path | None,
+    random_weights: bool,
+    variant: str | None,
 ) -> PriorParts:
     # Before gigabytes are read.
-    check_conditions(UNet2DConditionModel.load_config(folder / 'unet'))
+    config = UNet2DConditionModel.load_config(folder / 'unet')
+    check_conditions(config)
+    check_latents(config, AutoencoderKL.load_config(folder / 'vae'))
+    scheduler = read_scheduler(folder, schedule)
+    check_unet(config, scheduler)
+    text = None if random_weights else PromptEmbedder(folder, cache_dir, variant)
     return PriorParts(
         'latent',
-        load_network(UNet2DConditionModel, folder / 'unet', random_weights),
-        _scheduler(folder, schedule),
-        load_network(AutoencoderKL, folder / 'vae', random_weights),
-        None if random_weights else PromptEmbedder(folder, cache_dir),
+        load_network(UNet2DConditionModel, folder / 'unet', random_weights, variant),
+        scheduler,
+        load_network(AutoencoderKL, folder / 'vae', random_weights, variant),
+        text,
     )
-
-
-def _scheduler(folder: Path, schedule: dict | None) -> DDPMScheduler:
-    return build_scheduler(schedule) if schedule else load_scheduler(folder)
 
 
 def _refuse_schedule(schedule: dict | None) -> None:

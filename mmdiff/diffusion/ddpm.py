@@ -5,6 +5,7 @@ from diffusers import DDPMScheduler, UNet2DModel
 from torch import Tensor
 
 from .timesteps import TimestepDiffusionModel
+from .unets import check_unet, infer_patch_size
 
 
 class DDPMDiffusionModel(TimestepDiffusionModel):
@@ -37,7 +38,8 @@ class DDPMDiffusionModel(TimestepDiffusionModel):
         scheduler: DDPMScheduler,
         patch_size: int | None = None,
     ) -> None:
-        inferred = infer_patch_size(unet)
+        check_unet(unet.config, scheduler)
+        inferred = infer_patch_size(unet.config)
         if patch_size not in (None, inferred):
             raise ValueError(
                 f'patch_size={patch_size} needs in_channels={3 * patch_size**2}, the '
@@ -72,24 +74,3 @@ class DDPMDiffusionModel(TimestepDiffusionModel):
         out = self.unet(self._network_input(x_t), t, cond, return_dict=False)[0]
         out = out[:, : self.unet.config.in_channels]  # past them, a learned variance
         return F.pixel_shuffle(out, self.patch_size)
-
-
-def infer_patch_size(unet: UNet2DModel) -> int:
-    """Read the side of the patches off a U-Net's channels.
-
-    Raises:
-        ValueError: If the channels are not those of patches of RGB images.
-    """
-    channels, out_channels = unet.config.in_channels, unet.config.out_channels
-    patch_size = round((channels / 3) ** 0.5)
-    if patch_size < 1 or 3 * patch_size**2 != channels:
-        raise ValueError(
-            f'The U-Net has in_channels={channels}; a prior of RGB images has '
-            '3 * patch_size**2 (3, 12, 48, ...).'
-        )
-    if out_channels not in (channels, 2 * channels):
-        raise ValueError(
-            f'The U-Net has in_channels={channels} and out_channels={out_channels}; a '
-            f'denoiser gives back {channels}, or {2 * channels} with learned variance.'
-        )
-    return patch_size

@@ -1,5 +1,6 @@
 """A prior that counts noise levels: EDM."""
 
+import numbers
 from pathlib import Path
 
 import torch
@@ -48,8 +49,9 @@ class EDMDiffusionModel(DiffusionModel):
         super().__init__(unet, unet.model.feature_info)
 
     @property
-    def image_size(self) -> int:
-        return self.unet.config['img_resolution']
+    def image_shape(self) -> tuple[int, int]:
+        side = self.unet.config['img_resolution']
+        return side, side
 
     @property
     def noise_channels(self) -> int:
@@ -78,6 +80,8 @@ class EDMDiffusionModel(DiffusionModel):
 
     def check_time(self, time: float) -> None:
         low, high = self.time_range
+        if isinstance(time, bool) or not isinstance(time, numbers.Real):
+            raise ValueError(f'sigma={time!r} is no number; give a noise level.')
         if not (low <= time <= high and 0 < time < float('inf')):
             raise ValueError(
                 f'sigma={time} is out of range; this prior takes finite noise levels '

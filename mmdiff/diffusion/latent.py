@@ -11,6 +11,7 @@ from .features import FeatureInfo
 from .noise import fixed_noise
 from .prompts import PromptEmbedder, draw_embedding
 from .timesteps import TimestepDiffusionModel
+from .unets import check_unet
 from .weights import save_network
 
 # Seed of the posterior's noise; the noises of DiffusionUNet have the seeds from 0 on.
@@ -21,6 +22,7 @@ OTHER_CONDITIONS = (
     'class_embed_type',
     'num_class_embeds',
     'encoder_hid_dim_type',
+    'time_cond_proj_dim',
 )
 
 
@@ -73,7 +75,8 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         latent: str = 'mean',
     ) -> None:
         check_conditions(unet.config)
-        check_latents(unet, vae)
+        check_unet(unet.config, scheduler)
+        check_latents(unet.config, vae.config)
         if latent not in ('mean', 'sample'):
             raise ValueError(f"latent={latent!r} is unknown; take 'mean' or 'sample'.")
         if not isinstance(prompt, str):
@@ -191,15 +194,20 @@ def check_conditions(config: dict) -> None:
             )
 
 
-def check_latents(unet: UNet2DConditionModel, vae: AutoencoderKL) -> None:
+def check_latents(unet: dict, vae: dict) -> None:
     """Refuse a U-Net that does not take the latents of the VAE.
+
+    Args:
+        unet: The settings of the U-Net.
+        vae: Those of the VAE.
 
     Raises:
         ValueError: If the numbers of channels differ.
     """
-    if unet.config.in_channels != vae.config.latent_channels:
+    taken, encoded = unet.get('in_channels', 4), vae.get('latent_channels', 4)
+    if taken != encoded:
         raise ValueError(
-            f'The U-Net takes {unet.config.in_channels} channels, the VAE gives '
-            f'{vae.config.latent_channels}; inpainting, depth and editing variants '
-            'need more than an image: give a text-to-image prior.'
+            f'The U-Net takes {taken} channels, the VAE gives {encoded}; inpainting, '
+            'depth and editing variants need more than an image: give a text-to-image '
+            'prior.'
         )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..utils.digests import digest_file
 from ..utils.files import whole_file
-from .weights import check_weights, one_line
+from .json_files import one_line
+from .weights import check_weights
 
 
 def draw_embedding(prompt: str, width: int) -> Tensor:
@@ -29,6 +30,7 @@ class PromptEmbedder:
             the one embedding that :meth:`LatentDiffusionModel.save_pretrained` wrote.
         cache_dir: Embeddings are kept in its folder ``prompts``; ``None`` is
             ``~/.cache/mmdiff`` (or under ``XDG_CACHE_HOME``).
+        variant: Which copy of the text encoder's weights to read (``'fp16'``).
 
     Example:
         >>> import tempfile
@@ -38,8 +40,13 @@ class PromptEmbedder:
         torch.Size([1, 77, 8])
     """
 
-    def __init__(self, folder: Path, cache_dir: str | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        cache_dir: str | Path | None = None,
+        variant: str | None = None,
+    ) -> None:
+        self.folder, self.variant = folder, variant
         self.saved = folder / 'prompt_embeds.safetensors'
         root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         cache = Path(cache_dir) if cache_dir else Path(root) / 'mmdiff'
@@ -77,9 +84,11 @@ class PromptEmbedder:
     def _text_files(self) -> list[Path]:
         """List the encoder's config, its weights, and the files of the tokenizer."""
         encoder, tokenizer = self.folder / 'text_encoder', self.folder / 'tokenizer'
-        weights = encoder / 'model.safetensors'
-        if not weights.is_file():
-            weights = encoder / 'pytorch_model.bin'
+        names = ['model.safetensors', 'pytorch_model.bin']
+        if self.variant:
+            names.insert(0, f'model.{self.variant}.safetensors')
+        files = [encoder / name for name in names if (encoder / name).is_file()]
+        weights = files[0] if files else encoder / names[-1]
         if not weights.is_file() or not tokenizer.is_dir():
             raise FileNotFoundError(
                 f'{self.folder} has no text_encoder (with weights) and tokenizer to '
@@ -88,6 +97,9 @@ class PromptEmbedder:
             )
         words = sorted(path for path in tokenizer.iterdir() if path.is_file())
         return [encoder / 'config.json', weights, *words]
+
+    def _variant_of(self, weights: Path) -> str | None:
+        return self.variant if weights.name.count('.') == 2 else None
 
     def _key(self, prompt: str) -> str:
         """Return the SHA-256 of all that the embedding depends on."""
@@ -121,7 +133,9 @@ class PromptEmbedder:
         try:
             tokenizer = CLIPTokenizer.from_pretrained(self.folder / 'tokenizer')
             encoder, info = CLIPTextModel.from_pretrained(
-                weights.parent, output_loading_info=True
+                weights.parent,
+                output_loading_info=True,
+                variant=self._variant_of(weights),
             )
         except (OSError, RuntimeError, TypeError, ValueError) as error:
             raise ValueError(

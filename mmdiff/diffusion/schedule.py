@@ -11,6 +11,8 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from .predictions import PREDICTIONS
+
 
 def shifted_cosine_betas(num_train_timesteps: int, shift: float) -> list[float]:
     """Compute the betas of the cosine schedule shifted for a larger image.
@@ -65,6 +67,34 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
             "the arguments of diffusers' DDPMScheduler, or "
             "beta_schedule='shifted_cosine' with shift."
         ) from None
+
+
+def check_schedule(scheduler: DDPMScheduler) -> None:
+    """Complain about a schedule that no prior can have been trained with.
+
+    Raises:
+        ValueError: If the kind of prediction is unknown, the table does not fall
+            within 0..1, or noise is predicted where nothing but noise is left.
+    """
+    prediction_type = scheduler.config.prediction_type
+    if prediction_type not in PREDICTIONS:
+        raise ValueError(
+            f'prediction_type={prediction_type!r} is unknown; the noise schedule must '
+            f'name one of {PREDICTIONS}.'
+        )
+    table = scheduler.alphas_cumprod
+    if not ((table >= 0) & (table <= 1)).all() or (table.diff() > 0).any():
+        raise ValueError(
+            'The table alpha_bar of the noise schedule does not fall from 1 to 0; '
+            'give the betas (between 0 and 1) that the prior was trained with.'
+        )
+    if prediction_type == 'epsilon' and table[-1] == 0:
+        raise ValueError(
+            "prediction_type='epsilon' with a zero terminal SNR "
+            '(rescale_betas_zero_snr) has no estimate of the image at the last '
+            "timestep; give the prior's own prediction, as "
+            "schedule=dict(prediction_type='v_prediction'), or its own betas."
+        )
 
 
 def alpha_bar_to_sigma(alpha_bar: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What pixel and latent priors share: DDPM's timesteps on a U-Net of diffusers."""
 
+import numbers
 from abc import abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +19,8 @@ from .features import (
     take_taps,
     truncate_unet,
 )
-from .predictions import PREDICTIONS
 from .sampling import Request, sample_ddim
+from .schedule import check_schedule
 from .weights import save_network
 
 
@@ -37,7 +38,7 @@ class TimestepDiffusionModel(DiffusionModel):
         input_stride: Pixels of the image per pixel of the U-Net's input.
 
     Raises:
-        ValueError: If the kind of prediction is unknown.
+        ValueError: If no prior can have been trained with the schedule.
     """
 
     time_unit = 'timestep'
@@ -49,11 +50,7 @@ class TimestepDiffusionModel(DiffusionModel):
         super().__init__(unet, describe_taps(unet, input_stride))
         self.input_stride = input_stride
         self.scheduler = scheduler
-        if self.prediction_type not in PREDICTIONS:
-            raise ValueError(
-                f'prediction_type={self.prediction_type!r} is unknown; the noise '
-                f'schedule must name one of {PREDICTIONS}.'
-            )
+        check_schedule(scheduler)
         self.register_buffer(
             'alphas_cumprod', scheduler.alphas_cumprod.clone(), persistent=False
         )
@@ -75,8 +72,16 @@ class TimestepDiffusionModel(DiffusionModel):
         return self.scheduler.config.prediction_type
 
     @property
-    def image_size(self) -> int:
-        return self.input_stride * self.unet.config.sample_size
+    def image_shape(self) -> tuple[int, int]:
+        size = self.unet.config.sample_size
+        if size is None:
+            raise ValueError(
+                'This prior does not say which images it was trained on: give the '
+                'size, or set sample_size in its config (in pixels divided by '
+                f'{self.input_stride}).'
+            )
+        height, width = (size, size) if isinstance(size, int) else size
+        return self.input_stride * height, self.input_stride * width
 
     @property
     def time_range(self) -> tuple[float, float]:
@@ -88,6 +93,11 @@ class TimestepDiffusionModel(DiffusionModel):
 
     def check_time(self, time: float) -> None:
         low, high = self.time_range
+        if isinstance(time, bool) or not isinstance(time, numbers.Integral):
+            raise ValueError(
+                f'timestep={time!r} is no whole number; this prior counts timesteps '
+                f'{low} to {high}.'
+            )
         if not low <= time <= high:
             raise ValueError(
                 f'timestep={time} is out of range; this prior has {low} (almost clean) '

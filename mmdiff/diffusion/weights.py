@@ -1,22 +1,16 @@
-"""Read and write the files of a prior: settings, weights, noise schedule."""
+"""Read and write the networks of a prior: settings and weights."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
-from diffusers import DDPMScheduler
 from torch import nn
 
 from ..utils.digests import digest_file
+from .json_files import check_pointer, one_line, read_json
 
 WEIGHTS_NAME = 'diffusion_pytorch_model.safetensors'
-
-
-def one_line(error: Exception) -> str:
-    """Return the start of an error's text, without line breaks."""
-    return ' '.join(str(error).split())[:300]
 
 
 def class_of(folder: Path) -> str:
@@ -32,38 +26,49 @@ def class_of(folder: Path) -> str:
             'a UNet2DModel or of a pipeline wrote, or one that '
             'tools/convert_checkpoint.py wrote.'
         )
-    try:
-        config = json.loads((folder / 'config.json').read_text())
-    except ValueError as error:
-        raise ValueError(f'{folder / "config.json"} is not JSON ({error}).') from None
-    return config.get('_class_name', 'UNet2DModel')
+    return read_json(folder / 'config.json').get('_class_name', 'UNet2DModel')
 
 
-def load_network(cls: Any, folder: Path, random_weights: bool = False) -> nn.Module:
+def check_class(folder: Path, needed: str) -> None:
+    """Complain about a folder of another network than the one needed.
+
+    Raises:
+        FileNotFoundError: If it has no ``config.json``.
+        ValueError: If that is of another class.
+    """
+    name = class_of(folder)
+    if name != needed:
+        raise ValueError(f'{folder} holds a {name}; a {needed} is needed.')
+
+
+def load_network(
+    cls: Any, folder: Path, random_weights: bool = False, variant: str | None = None
+) -> nn.Module:
     """Read a network of diffusers; every weight must come from the file.
 
     Args:
         cls: Class of the network, with diffusers' ``from_pretrained``.
         folder: Holds its ``config.json`` and weights.
         random_weights: Read the config only.
+        variant: Which of several copies of the weights to read.
 
     Raises:
         FileNotFoundError: If the folder holds no config or no weights.
         ValueError: If the weights are cut short, or do not fit the config.
     """
-    name = class_of(folder)
-    if name != cls.__name__:
-        raise ValueError(f'{folder} holds a {name}; a {cls.__name__} is needed.')
+    check_class(folder, cls.__name__)
     if random_weights:
         return cls.from_config(cls.load_config(folder))
-    weights = folder / WEIGHTS_NAME
-    if weights.is_file() or not weights.with_suffix('.bin').is_file():
-        check_weights_of(folder)
+    find_weights(folder, variant)
     try:
         network, info = cls.from_pretrained(
-            folder, output_loading_info=True, low_cpu_mem_usage=False
+            folder,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            variant=variant,
+            local_files_only=True,
         )
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError) as error:
         raise _misfit(folder, one_line(error)) from None
     odd = [*info['missing_keys'], *info['unexpected_keys']]
     if odd:
@@ -71,19 +76,27 @@ def load_network(cls: Any, folder: Path, random_weights: bool = False) -> nn.Mod
             folder,
             f'{len(odd)} names are missing or unknown, among them {odd[0]!r}.',
         )
-    return network
+    # The network runs in full precision unless it is cast, whatever the file has.
+    return network.float()
 
 
-def load_weights(network: nn.Module, folder: Path) -> None:
+def load_weights(network: nn.Module, folder: Path, variant: str | None = None) -> None:
     """Load the safetensors in ``folder``; names and shapes must be the network's.
 
     Raises:
         FileNotFoundError: If there are none.
         ValueError: If they are cut short, or do not fit.
     """
-    check_weights_of(folder)
+    state = {}
+    for file in find_weights(folder, variant):
+        if file.suffix != '.safetensors':
+            raise FileNotFoundError(
+                f'{folder} has {file.name} where {WEIGHTS_NAME} is needed; convert or '
+                'export the prior again.'
+            )
+        state.update(safetensors.torch.load_file(file))
     try:
-        network.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS_NAME))
+        network.load_state_dict(state)
     except RuntimeError as error:
         raise _misfit(folder, one_line(error)) from None
 
@@ -92,20 +105,60 @@ def _misfit(folder: Path, reason: str) -> ValueError:
     return ValueError(f'The weights in {folder} do not fit its config.json: {reason}')
 
 
-def check_weights_of(folder: Path) -> None:
-    """Complain about a folder whose weights are missing or damaged.
+def find_weights(folder: Path, variant: str | None = None) -> list[Path]:
+    """Return the weight files of a network: one, or the shards of one.
+
+    Args:
+        folder: Of the network.
+        variant: Which of several copies (``'fp16'``).
 
     Raises:
-        FileNotFoundError: If there are none.
-        ValueError: See :func:`check_weights`.
+        FileNotFoundError: If there are none, or shards are missing.
+        ValueError: If one is damaged; see :func:`check_weights`.
     """
-    weights = folder / WEIGHTS_NAME
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f'{folder} has a config.json but no weights ({WEIGHTS_NAME}); copy the '
-            'weights next to it, or give a config dict for random weights.'
+    mark = f'.{variant}' if variant else ''
+    stem = WEIGHTS_NAME.split('.')[0]
+    for suffix in ('safetensors', 'bin'):
+        single = folder / f'{stem}{mark}.{suffix}'
+        if single.is_file():
+            files = [single]
+            break
+        index = folder / f'{stem}.{suffix}.index{mark}.json'
+        if index.is_file():
+            names = read_json(index).get('weight_map', {}).values()
+            files = [folder / name for name in sorted(set(names))]
+            break
+    else:
+        raise FileNotFoundError(_no_weights(folder, variant))
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f'{folder} lacks the part {file.name} of its weights; fetch it again.'
+            )
+        check_pointer(file)
+        if file.suffix == '.safetensors':
+            check_weights(file)
+    return files
+
+
+def _no_weights(folder: Path, variant: str | None) -> str:
+    stem = WEIGHTS_NAME.split('.')[0]
+    others = {
+        name.split('.')[1].split('-')[0]
+        for name in (path.name for path in folder.glob(f'{stem}.*.safetensors'))
+    }
+    if others:
+        other = sorted(others)[0]
+        wanted = f'variant={variant!r}' if variant else 'no variant'
+        return (
+            f'{folder} has weights of variant={other!r} and you asked for {wanted}; '
+            f"give model=dict(source=..., variant='{other}')."
         )
-    check_weights(weights)
+    name = f'{stem}.{variant}.safetensors' if variant else WEIGHTS_NAME
+    return (
+        f'{folder} has a config.json but no weights ({name}); copy the '
+        'weights next to it, or give a config dict for random weights.'
+    )
 
 
 def check_weights(weights: Path) -> None:
@@ -116,6 +169,7 @@ def check_weights(weights: Path) -> None:
     Raises:
         ValueError: If the file is cut short, or is not the one that was written.
     """
+    check_pointer(weights)
     try:
         with safetensors.safe_open(weights, 'pt') as file:
             file.keys()
@@ -130,23 +184,6 @@ def check_weights(weights: Path) -> None:
             f'{weights} does not match the SHA256 file beside it; it was changed '
             'or damaged: fetch or export it again.'
         )
-
-
-def load_scheduler(folder: Path) -> DDPMScheduler:
-    """Read the noise schedule that lies beside a prior.
-
-    Raises:
-        FileNotFoundError: If there is none: guessing one would be wrong silently.
-    """
-    for place in (folder, folder / 'scheduler', folder.parent / 'scheduler'):
-        if (place / 'scheduler_config.json').is_file():
-            config = DDPMScheduler.load_config(place)
-            return DDPMScheduler.from_config(config)
-    raise FileNotFoundError(
-        f'{folder} has no scheduler_config.json; give the noise schedule that the '
-        "prior was trained with, as schedule=dict(beta_schedule='linear', "
-        "prediction_type='epsilon')."
-    )
 
 
 def save_network(network: nn.Module, folder: str | Path) -> None:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from ...utils.files import whole_folder
+from ..json_files import one_line
 from ..networks import EDMPrecond
-from ..weights import one_line
 from .restricted_pickle import (
     Inert,
     PersistentObject,
