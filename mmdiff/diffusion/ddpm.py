@@ -55,6 +55,10 @@ class DDPMDiffusionModel(TimestepDiffusionModel):
         return count - (self.null_class is not None)
 
     @property
+    def needs_condition(self) -> bool:
+        return self.unet.class_embedding is not None
+
+    @property
     def null_class(self) -> int | None:
         return self.unet.config.get('null_class')
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from .features import FeatureInfo
-from .noise import fixed_noise
+from .noise import TILE, FixedNoise
 from .prompts import PromptEmbedder, draw_embedding
 from .timesteps import TimestepDiffusionModel
 from .unets import check_unet
@@ -88,6 +88,9 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         self.scale = vae.config.scaling_factor
         self.shift = vae.config.get('shift_factor') or 0.0
         self.latent = latent
+        if latent == 'sample':
+            channels = vae.config.latent_channels
+            self.latent_noise = FixedNoise(channels, (TILE, TILE), (LATENT_SEED,))
         self._set_prompt(prompt, text)
 
     def _set_prompt(self, prompt: str, text: PromptEmbedder | None) -> None:
@@ -119,8 +122,7 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         posterior = self.vae.encode(x.to(self.vae.dtype)).latent_dist
         z = posterior.mean.to(x.dtype)
         if self.latent == 'sample':
-            noise = fixed_noise(z.shape[1:], LATENT_SEED).to(z)
-            z = z + posterior.std.to(x.dtype) * noise
+            z = z + posterior.std.to(x.dtype) * self.latent_noise(z)
         return self.scale * (z - self.shift)
 
     def decode(self, x0: Tensor) -> Tensor:

@@ -539,11 +539,11 @@ def test_detector_is_attacked_and_its_checkpoint_is_small(
     model = detector(make_detector, pipeline)
     model.data_preprocessor.pad_size_divisor = 64
     batch = batch_of([(3, 64, 96)])
-    attack = PGD(eps=4, steps=1)
-    (adversarial,) = attack(model, batch)
+    result = PGD(eps=4, steps=1).run(model, batch)
+    (adversarial,) = result.inputs
     change = (adversarial - batch['inputs'][0]).abs()
     assert 0 < change.max() <= 4 + 1e-4
-    assert attack.stats.changed == 1 and attack.stats.zero_grads == 0
+    assert result.stats.changed == 1 and result.stats.zero_grads == 0
     state = model.state_dict()
     assert not any(key.startswith('backbone.model') for key in state)
     file = str(tmp_path / 'checkpoint.pth')

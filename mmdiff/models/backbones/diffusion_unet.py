@@ -1,6 +1,7 @@
 """A frozen diffusion U-Net as the backbone of any mm model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdiff.diffusion import DiffusionModel, FeatureInfo
-from mmdiff.diffusion.noise import fixed_noise
+from mmdiff.diffusion.noise import TILE, FixedNoise
 from mmdiff.registry import MODELS
 
 NOISES = ('none', 'fixed', 'fresh')
@@ -85,7 +86,12 @@ class DiffusionUNet(BaseModule):
             model = {'source': model}
         self.model = DiffusionModel.from_pretrained(**model)
         time = self._check_time(timestep, sigma)
-        self.register_buffer('time', torch.tensor(time), persistent=False)
+        self._check_condition()
+        # Exact, whatever the default precision is and the module is cast to.
+        kind = torch.float32 if isinstance(time, float) else torch.int64
+        self.register_buffer('time', torch.tensor(time, dtype=kind), persistent=False)
+        if noise == 'fixed':
+            self.fixed_noise = self._build_noise()
         self._set_taps(out_indices)
         if with_cp:
             self.model.enable_gradient_checkpointing()
@@ -159,7 +165,39 @@ class DiffusionUNet(BaseModule):
         if time is None:
             raise ValueError(f'DiffusionUNet got neither timestep nor sigma; {advice}.')
         self.model.check_time(time)
-        return time
+        return float(time) if unit == 'sigma' else int(time)
+
+    def _check_condition(self) -> None:
+        """Complain about a class that the prior does not have, or about none."""
+        model, condition = self.model, self.condition
+        if condition is None:
+            model.check_condition()
+            return
+        if isinstance(condition, bool) or not isinstance(condition, Integral):
+            raise ValueError(
+                f'condition={condition!r} is no class; give a whole number.'
+            )
+        model.check_condition(int(condition))
+
+    def _build_noise(self) -> FixedNoise:
+        """Hold the noise for images up to the size of the prior's own."""
+        try:
+            shape = self.model.image_shape
+        except ValueError:  # it does not say
+            shape = (0, 0)
+        stride = self.model.encoder_stride
+        size = tuple(max(-(-side // stride), TILE) for side in shape)
+        # Room for 65,536 noises before two seeds share one.
+        first = self.noise_seed << 16
+        seeds = range(first, first + self.num_noise)
+        return FixedNoise(self.model.noise_channels, size, seeds)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool) -> nn.Module:
+        """Move the time with the module, but never cast it: it stays exact."""
+        exact = self.time
+        super()._apply(fn, *args)
+        self.time = exact.to(self.time.device)
+        return self
 
     @property
     def leaves_weights_out(self) -> bool:
@@ -204,7 +242,7 @@ class DiffusionUNet(BaseModule):
             out = self.model.features(x_t, self.time, names, cond)
             values = [out[name] for name in names]
             sums = values if sums is None else [a + b for a, b in zip(sums, values)]
-        return tuple(value / self.num_noise for value in sums)
+        return tuple((value / self.num_noise).to(x.dtype) for value in sums)
 
     def _draw(self, x: Tensor, k: int) -> Tensor:
         """Draw the noise number ``k`` for ``x``."""
@@ -212,8 +250,7 @@ class DiffusionUNet(BaseModule):
             return torch.zeros_like(x)
         if self.noise == 'fresh':
             return torch.randn_like(x)
-        # Room for 65,536 noises before two seeds share one.
-        return fixed_noise(x.shape[1:], (self.noise_seed << 16) + k).to(x)
+        return self.fixed_noise(x, k)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, *args, **kwargs
