@@ -4,8 +4,9 @@ Taps are named after diffusers' blocks: ``down.0``, ``mid``, ``up.1`` is the out
 block (past its down- or upsampler), ``up.1.0`` the output of its first layer.
 """
 
+from __future__ import annotations  # compilers do not know what unions are
+
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -118,27 +119,32 @@ def _has_part(block: nn.Module, name: str) -> bool:
     return getattr(block, name, None) is not None
 
 
-@contextmanager
-def record_layers(unet: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Record the outputs of the layers in ``names`` while the blocks run.
+class LayerRecorder:
+    """Records the outputs of layers inside blocks while the blocks run.
+
+    It is a context that gives a dictionary, which fills as the layers run. A class, so
+    that compilers see through it where there is no layer to record; hooks they do not.
 
     Args:
         unet: A diffusers U-Net.
         names: Names of taps; those of whole blocks are passed over.
-
-    Yields:
-        A dictionary that fills as the layers run.
     """
-    outputs: dict[str, Tensor] = {}
-    handles = []
-    for name in set(names):
-        if name.count('.') == 2:  # the others are outputs of blocks
-            record = partial(_record_output, outputs, name)
-            handles.append(_layer_of(unet, name).register_forward_hook(record))
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
+
+    def __init__(self, unet: nn.Module, names: Iterable[str]) -> None:
+        self.outputs: dict[str, Tensor] = {}
+        # The others are outputs of blocks.
+        inner = dict.fromkeys(name for name in names if name.count('.') == 2)
+        self.layers = {name: _layer_of(unet, name) for name in inner}
+        self.handles: list = []
+
+    def __enter__(self) -> dict[str, Tensor]:
+        for name, layer in self.layers.items():
+            record = partial(_record_output, self.outputs, name)
+            self.handles.append(layer.register_forward_hook(record))
+        return self.outputs
+
+    def __exit__(self, *error: object) -> None:
+        for handle in self.handles:
             handle.remove()
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from operator import index as index_of
 
 import torch
 from torch import Tensor, nn
@@ -111,5 +112,7 @@ class FixedNoise(nn.Module):
         if height <= self.table.shape[-2] and width <= self.table.shape[-1]:
             noise = self.table[index : index + 1, :, :height, :width]
         else:
-            noise = fixed_noise(tuple(x.shape[1:]), self.seeds[index])
+            # A compiler may take the sides for symbols; an index is a number.
+            channels, height, width = (index_of(side) for side in x.shape[1:])
+            noise = fixed_noise((channels, height, width), self.seeds[index])
         return noise.to(x)

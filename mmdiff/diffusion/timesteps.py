@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from .base import DiffusionModel
 from .features import (
     FeatureInfo,
+    LayerRecorder,
     describe_taps,
-    record_layers,
     remaining_taps,
     run_blocks,
     take_taps,
@@ -132,7 +132,7 @@ class TimestepDiffusionModel(DiffusionModel):
     ) -> dict[str, Tensor]:
         conditions = self._conditions(cond, x_t)
         blocks = run_blocks(self.unet, self._network_input(x_t), t, **conditions)
-        with record_layers(self.unet, names) as layers:
+        with LayerRecorder(self.unet, names) as layers:
             return take_taps(blocks, names, layers)
 
     def _truncate(self, deepest: str) -> list[FeatureInfo]:
