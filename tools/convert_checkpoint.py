@@ -75,7 +75,7 @@ def main() -> None:
         else:
             convert_edm(args.source, args.out, args.config)
         describe(args.out)
-    except (ValueError, FileNotFoundError, FileExistsError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f'{Path(__file__).name}: {error}')
 
 

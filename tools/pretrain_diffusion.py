@@ -9,7 +9,11 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
+from mmdiff.diffusion.json_files import one_line
 from mmdiff.engine import export_prior
+
+# What a config or a source can be wrong by; mmengine adds the class to the sentence.
+MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
 
 
 def parse_args() -> argparse.Namespace:
@@ -43,15 +47,15 @@ def main() -> None:
     args = parse_args()
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
 
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    cfg.launcher = args.launcher
-    cfg.resume = args.resume
-    cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
     try:
+        cfg = Config.fromfile(args.config)
+        cfg.merge_from_dict(args.cfg_options or {})
+        cfg.launcher = args.launcher
+        cfg.resume = args.resume
+        cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
         runner = Runner.from_cfg(cfg)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f'pretrain_diffusion.py: {error}')
+    except MISTAKES as error:
+        sys.exit(f'pretrain_diffusion.py: {one_line(error)}')
     runner.train()
     if runner.rank == 0:
         out = Path(args.out or Path(cfg.work_dir) / 'prior')

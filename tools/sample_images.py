@@ -65,7 +65,7 @@ def main() -> None:
                 guidance=args.guidance,
                 progress=lambda done: bar.update(task, completed=done),
             )
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         sys.exit(f'sample_images.py: {error}')
     print(f'{drawn} of {args.num} images drawn now, written to {args.out}')
 

@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from .base import DiffusionModel
 class Settings:
     """What the images in a folder follow from, beside the weights."""
 
-    size: int
+    size: int | list[int]
     steps: int
     seed: int
     guidance: float
@@ -33,7 +33,7 @@ def generate_images(
     model: DiffusionModel,
     num: int,
     out: str | Path,
-    size: int | None = None,
+    size: int | tuple[int, int] | None = None,
     batch_size: int = 32,
     steps: int = 50,
     seed: int = 0,
@@ -53,7 +53,8 @@ def generate_images(
             class-conditional prior, ``label`` (N,) int64 (the format of
             DM-Improves-AT's generated data). A folder gets ``000000.png``, ..., in
             folders ``00``, ``01``, ... of classes if there are any.
-        size: Side in pixels; ``None`` is that of the training images.
+        size: Side in pixels, or height and width; ``None`` is that of the training
+            images.
         batch_size: Number of images drawn together.
         steps: See :meth:`DiffusionModel.sample`.
         seed: Seed of all noise.
@@ -68,12 +69,15 @@ def generate_images(
         ValueError: If classes are asked of an unconditional prior, a folder holds
             images of other settings, or an ``.npz`` is there already.
     """
-    out, size = Path(out), size or model.image_size
-    check_request(model, num, out, size, batch_size, class_balanced)
+    out = Path(out).expanduser()
+    shape = shape_of(size) if size else model.image_shape
+    check_request(model, num, out, shape, batch_size, class_balanced)
     packed = out.suffix == '.npz'
     folder = out.with_name(f'{out.name}.partial') if packed else out
     weights = model.fingerprint().hex()
-    settings = Settings(size, steps, seed, guidance, class_balanced, weights)
+    # One number for a square, as in folders that are there already.
+    stored = shape[0] if shape[0] == shape[1] else list(shape)
+    settings = Settings(stored, steps, seed, guidance, class_balanced, weights)
     claim_folder(folder, settings)
     labels = draw_labels(model.num_classes, num, seed, class_balanced)
     paths = image_paths(folder, num, labels)
@@ -93,11 +97,17 @@ def generate_images(
     return len(missing)
 
 
+def shape_of(size: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width of a size, which is that of a square if one number."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
 def check_request(
     model: DiffusionModel,
     num: int,
     out: Path,
-    size: int,
+    shape: tuple[int, int],
     batch_size: int,
     class_balanced: bool,
 ) -> None:
@@ -106,7 +116,7 @@ def check_request(
     Raises:
         ValueError: If one of them is wrong.
     """
-    model.check_size(size, size)
+    model.check_size(*shape)
     if class_balanced and not model.num_classes:
         raise ValueError(
             'class_balanced needs a class-conditional prior; this one is unconditional.'
@@ -169,7 +179,7 @@ def draw_images(
     if classes is not None:
         cond = torch.from_numpy(classes).to(next(model.parameters()).device)
     images = model.sample(
-        (len(chosen), settings.size, settings.size),
+        (len(chosen), *shape_of(settings.size)),
         settings.steps,
         [torch.Generator().manual_seed((settings.seed << 32) + i) for i in chosen],
         cond,
@@ -213,12 +223,12 @@ def sample_grid(
     Returns:
         RGB uint8, (rows * H, columns * W, 3).
     """
-    size, cond = model.image_size, None
+    cond = None
     if model.num_classes:
         device = next(model.parameters()).device
         cond = torch.arange(num, device=device) % model.num_classes
     generator = torch.Generator().manual_seed(seed)
-    images = model.sample((num, size, size), steps, generator, cond, guidance)
+    images = model.sample((num, *model.image_shape), steps, generator, cond, guidance)
     columns = math.ceil(num**0.5)
     grid = make_grid(to_uint8(images), columns, padding=0)
     return grid.permute(1, 2, 0).cpu().numpy()

@@ -108,11 +108,13 @@ def export_prior(
 
 
 def describe_data(dataset: Mapping) -> str:
-    """Say where the images lay; for a ``ConcatDataset``, those of all its sets."""
-    return ' and '.join(
-        f'`{part["data_root"]}`, `{part.get("ann_file") or part.get("data_prefix")}`'
-        for part in dataset.get('datasets', [dataset])
-    )
+    """Say where the images lay; of wrappers, those of all datasets inside."""
+    if dataset.get('datasets'):
+        return ' and '.join(describe_data(part) for part in dataset['datasets'])
+    if dataset.get('dataset'):
+        return describe_data(dataset['dataset'])
+    root = dataset.get('data_root') or 'not named'
+    return f'`{root}`, `{dataset.get("ann_file") or dataset.get("data_prefix")}`'
 
 
 def trained_model(runner: Runner) -> tuple[nn.Module, str]:

@@ -11,6 +11,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmdiff.diffusion import DiffusionModel, FeatureInfo
+from mmdiff.diffusion.dtypes import parse_dtype
 from mmdiff.diffusion.noise import TILE, FixedNoise
 from mmdiff.registry import MODELS
 
@@ -84,7 +85,10 @@ class DiffusionUNet(BaseModule):
         self.frozen = frozen
         if not (isinstance(model, dict) and 'source' in model):
             model = {'source': model}
-        self.model = DiffusionModel.from_pretrained(**model)
+        # Cast last: the fingerprint is that of the weights as they were read.
+        precision = model.get('dtype')
+        self.cast_to = None if precision is None else parse_dtype(precision)
+        self.model = DiffusionModel.from_pretrained(**{**model, 'dtype': None})
         time = self._check_time(timestep, sigma)
         self._check_condition()
         # Exact, whatever the default precision is and the module is cast to.
@@ -101,6 +105,8 @@ class DiffusionUNet(BaseModule):
             model.get('random_weights')
         )
         self._leave_weights_out(random_weights if save_frozen is None else save_frozen)
+        if self.cast_to is not None:
+            self.model.cast(self.cast_to)
         self.train(self.training)
 
     def _set_taps(self, out_indices: Sequence[str | int] | str | int) -> None:
@@ -204,6 +210,14 @@ class DiffusionUNet(BaseModule):
         """Whether checkpoints carry a fingerprint in place of the U-Net."""
         return self.frozen and not self.save_frozen
 
+    def _is_same_prior(self, fingerprint: Tensor) -> bool:
+        """Tell whether a checkpoint's prior is this one, in whatever precision."""
+        if torch.equal(fingerprint, self.fingerprint.cpu()):
+            return True
+        # Of checkpoints that were written when only the cast weights were known.
+        rounded = (self.model.fingerprint(d) for d in (torch.bfloat16, torch.float16))
+        return bytes(fingerprint.tolist()) in rounded
+
     def _fingerprint(self) -> Tensor:
         """Return the SHA-256 of the prior's weights, (32,) uint8."""
         return torch.tensor(list(self.model.fingerprint()), dtype=torch.uint8)
@@ -212,7 +226,9 @@ class DiffusionUNet(BaseModule):
         """Apply ``init_cfg``; the prior's own weights stay as they were loaded."""
         super().init_weights()
         if self.leaves_weights_out:  # init_cfg may have brought other weights
-            self.fingerprint.copy_(self._fingerprint())
+            loaded = self.init_cfg is not None
+            if loaded or self.cast_to is None:
+                self.fingerprint.copy_(self._fingerprint())
 
     def train(self, mode: bool = True) -> 'DiffusionUNet':
         """Set the mode; a frozen prior stays in eval mode."""
@@ -258,7 +274,7 @@ class DiffusionUNet(BaseModule):
         key = f'{prefix}fingerprint'
         self._loading_prefix = prefix
         if self.leaves_weights_out and key in state_dict:
-            if not torch.equal(state_dict[key].cpu(), self.fingerprint.cpu()):
+            if not self._is_same_prior(state_dict[key].cpu()):
                 raise ValueError(
                     'The checkpoint was trained on another frozen prior than the one '
                     'that the config loads: give the same model=... as in training.'

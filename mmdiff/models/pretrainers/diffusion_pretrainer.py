@@ -7,6 +7,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmdiff.diffusion import DiffusionModel
+from mmdiff.diffusion.dtypes import parse_dtype
 from mmdiff.registry import MODELS
 from mmdiff.utils.seeding import mix_seed
 
@@ -31,8 +32,9 @@ class DiffusionPretrainer(BaseModel):
         data_preprocessor: Config of mmengine's or mmdet's image preprocessor.
 
     Raises:
-        ValueError: If there is label dropout on a prior that cannot learn it, or a
-            class-conditional prior gets images without labels.
+        ValueError: If there is label dropout on a prior that cannot learn it, the
+            prior's config does not say how large its images are, or a class-conditional
+            prior gets images without labels.
 
     Example:
         >>> unet = dict(type='UNet2DModel', block_out_channels=(4, 8),
@@ -55,7 +57,9 @@ class DiffusionPretrainer(BaseModel):
         super().__init__(data_preprocessor=data_preprocessor)
         # It comes in eval mode; here it is to be trained.
         self.diffusion = DiffusionModel.from_pretrained(**model).train()
-        self.autocast_dtype = None if autocast is None else getattr(torch, autocast)
+        # What the export needs is asked before the training, not after it.
+        self.diffusion.check_size(*self.diffusion.image_shape)
+        self.autocast_dtype = None if autocast is None else parse_dtype(autocast)
         if label_dropout and self.diffusion.null_class is None:
             raise ValueError(
                 f'label_dropout={label_dropout} needs a class-conditional prior with a '
