@@ -5,9 +5,7 @@ of https://github.com/openai/guided-diffusion (MIT). ``adm_presets.json`` has it
 with their defaults, and the flags of the released checkpoints, from its README.
 """
 
-import json
 import re
-from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
@@ -17,16 +15,18 @@ from ...utils.files import whole_folder
 from ..ddpm import DDPMDiffusionModel
 from ..schedule import build_scheduler
 from ..unets import build_unet
+from .adm_flags import (
+    CHANNEL_MULTS,
+    DEFAULTS,
+    PRESETS,
+    count_classes,
+    read_flag_file,
+    read_flags,
+)
 from .restricted_pickle import load_state_dict
 
-_DATA = json.loads(Path(__file__).with_name('adm_presets.json').read_text())
-DEFAULTS: dict[str, object] = _DATA['defaults']
-# Channels of each level, by the size of the image.
-CHANNEL_MULTS: dict[int, str] = {
-    int(size): mults for size, mults in _DATA['channel_mults'].items()
-}
-PRESETS: dict[str, dict] = _DATA['presets']
-NUM_CLASSES = 1000
+__all__ = ['DEFAULTS', 'PRESETS', 'adm_unet_config', 'convert_adm', 'read_flags']
+
 # Modules of UNet2DModel, and layers of its blocks, by their names in guided-diffusion.
 _NAMES = {
     'conv_in': 'input_blocks.0.0',
@@ -47,37 +47,6 @@ _NAMES = {
     'to_v': 'qkv',
     'to_out.0': 'proj_out',
 }
-
-
-def read_flags(given: dict) -> dict:
-    """Complete flags of guided-diffusion with its defaults for those left out.
-
-    Raises:
-        ValueError: If a flag or its type is unknown, or diffusers cannot express it.
-    """
-    for name, value in given.items():
-        kind = type(DEFAULTS.get(name))
-        if not isinstance(value, (float, int) if kind is float else kind):
-            known = ', '.join(f'{k}={v!r}' for k, v in DEFAULTS.items())
-            raise ValueError(
-                f'{name}={value!r} is no flag of guided-diffusion; it has {known}.'
-            )
-    flags = {**DEFAULTS, **given}
-    known_schedule = flags['noise_schedule'] in ('linear', 'cosine')
-    # Rescaled times are those of 1000 steps.
-    whole_times = not flags['rescale_timesteps'] or flags['diffusion_steps'] == 1000
-    convolves = flags['conv_resample'] or flags['resblock_updown']
-    same_heads = (
-        flags['num_heads_upsample'] in (-1, flags['num_heads'])
-        or flags['num_head_channels'] >= 0
-    )
-    if not (known_schedule and whole_times and convolves and same_heads):
-        raise ValueError(
-            'These flags are not supported: noise_schedule must be linear or cosine, '
-            'rescale_timesteps False (but for 1000 diffusion_steps), conv_resample or '
-            'resblock_updown True, num_heads_upsample as num_heads (or -1).'
-        )
-    return flags
 
 
 def adm_unet_config(flags: dict) -> dict:
@@ -109,7 +78,7 @@ def adm_unet_config(flags: dict) -> dict:
         attn_norm_num_groups=32,
         attention_head_dim=None if per_head == -1 else per_head,
         time_embedding_dim=4 * base,
-        num_class_embeds=NUM_CLASSES if flags['class_cond'] else None,
+        num_class_embeds=flags['num_classes'] if flags['class_cond'] else None,
         dropout=flags['dropout'],
     )
     # What build_unet adds to UNet2DModel is kept to the networks that need it.
@@ -315,6 +284,7 @@ def convert_adm(
         else:
             preset = preset or find_preset(state, source)
             flags = PRESETS[preset]
+        flags = count_classes(flags, state)
         unet = build_empty(flags)
         order = read_flags(flags)['use_new_attention_order']
         unet.load_state_dict(adm_state_dict(state, unet, order), assign=True)
@@ -323,25 +293,14 @@ def convert_adm(
     return str(preset or config)
 
 
-def read_flag_file(path: str) -> dict:
-    """Read a JSON file of flags.
-
-    Raises:
-        ValueError: If it is not one.
-    """
-    try:
-        return dict(json.loads(Path(path).read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f'{path} is no JSON file of flags ({error}).') from None
-
-
 def find_preset(state: dict[str, Tensor], source: str) -> str:
     """Find the released model that has these names and shapes.
 
     Raises:
         ValueError: If none has, or more than one.
     """
-    fits = [k for k in PRESETS if not _mismatches(state, build_empty(PRESETS[k]))]
+    networks = {k: build_empty(count_classes(PRESETS[k], state)) for k in PRESETS}
+    fits = [k for k, unet in networks.items() if not _mismatches(state, unet)]
     if len(fits) != 1:
         raise ValueError(
             f'{source} fits {" and ".join(fits) or "no preset"} by names and '

@@ -21,6 +21,37 @@ def check_file(path: str | Path) -> Path:
     return path
 
 
+# Keys of state dicts inside the checkpoints of training scripts, the average first.
+WRAPPERS = ('ema', 'model_ema', 'ema_model', 'state_dict', 'model', 'module')
+# What wrappers of modules put before every name.
+PREFIXES = ('module.', '_orig_mod.', 'model.diffusion_model.', 'ema_model.')
+
+
+def unwrap_state(state: dict) -> dict:
+    """Return the state dict inside a checkpoint, without the prefixes of wrappers.
+
+    Args:
+        state: A state dict, or ``{'state_dict': ...}``, ``{'ema': ...}``, ...
+
+    Example:
+        >>> unwrap_state({'ema': {'module.out.bias': torch.zeros(1)}, 'step': 3})
+        {'out.bias': tensor([0.])}
+    """
+    while not any(isinstance(value, Tensor) for value in state.values()):
+        inner = [key for key in WRAPPERS if isinstance(state.get(key), dict)]
+        if not inner:
+            return state
+        state = state[inner[0]]
+    while True:
+        # Of a latent model's checkpoint the denoiser alone.
+        prefix = next((p for p in PREFIXES if any(n.startswith(p) for n in state)), '')
+        whole = prefix == 'model.diffusion_model.'
+        if not prefix or not (whole or all(n.startswith(prefix) for n in state)):
+            return state
+        start = len(prefix)
+        state = {n[start:]: v for n, v in state.items() if n.startswith(prefix)}
+
+
 def load_state_dict(path: str | Path) -> dict[str, Tensor]:
     """Read a plain state dict, as ``torch.save(model.state_dict(), path)`` wrote it.
 
@@ -50,6 +81,7 @@ def load_state_dict(path: str | Path) -> dict[str, Tensor]:
             f'{path} holds an empty or nameless {type(state).__name__}; give a file '
             'that torch.save(model.state_dict()) wrote.'
         )
+    state = unwrap_state(state)
     odd = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if odd:
         raise ValueError(
