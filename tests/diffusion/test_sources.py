@@ -1,5 +1,6 @@
 """Sources of others: read as their files say, or refused before weights are read."""
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -451,3 +452,16 @@ def test_a_prior_that_does_not_say_its_size(tmp_path):
     with pytest.raises(ValueError, match='give the size, or set sample_size'):
         generate_images(model, 1, tmp_path / 'a', steps=1)
     assert generate_images(model, 1, tmp_path / 'b', size=(16, 32), steps=1) == 1
+
+
+def test_the_page_of_sources_is_what_the_loader_says():
+    """Of the pipelines; schedulers differ from version to version of diffusers."""
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location(
+        'source_compatibility', root / 'tools/source_compatibility.py'
+    )
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    start = '| pipeline |'
+    page = (root / 'docs/compatibility-sources.md').read_text()
+    assert page.split(start)[1] == tool.render().split(start)[1]

@@ -1,4 +1,4 @@
-"""Mistakes are found when a prior's model is built; casts and checkpoints stay exact."""
+"""Mistakes are found when a prior's model is built; casts stay exact."""
 
 import pytest
 import torch
