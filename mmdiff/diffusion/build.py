@@ -139,7 +139,9 @@ def parts_from_folder(
     """
     layout = read_layout(folder)
     if layout.latent:
-        return _latent_parts(layout.root, schedule, cache_dir, random_weights, variant)
+        return _latent_parts(
+            layout.root or folder, schedule, cache_dir, random_weights, variant
+        )
     if class_of(layout.unet) == 'EDMPrecond':
         _refuse_schedule(schedule)
         unet = build_edm(read_json(layout.unet / 'config.json'))

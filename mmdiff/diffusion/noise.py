@@ -64,7 +64,7 @@ def fixed_noise(shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 # What torch.compiler.assume_constant_result sets; calling it would import the compiler.
-fixed_noise._dynamo_marked_constant = True
+setattr(fixed_noise, '_dynamo_marked_constant', True)  # noqa: B010
 
 
 class FixedNoise(nn.Module):

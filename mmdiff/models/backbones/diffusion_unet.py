@@ -192,11 +192,11 @@ class DiffusionUNet(BaseModule):
         except ValueError:  # it does not say
             shape = (0, 0)
         stride = self.model.encoder_stride
-        size = tuple(max(-(-side // stride), TILE) for side in shape)
+        height, width = (max(-(-side // stride), TILE) for side in shape)
         # Room for 65,536 noises before two seeds share one.
         first = self.noise_seed << 16
         seeds = range(first, first + self.num_noise)
-        return FixedNoise(self.model.noise_channels, size, seeds)
+        return FixedNoise(self.model.noise_channels, (height, width), seeds)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: bool) -> nn.Module:
         """Move the time with the module, but never cast it: it stays exact."""
