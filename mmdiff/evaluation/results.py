@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from mmdiff.utils.files import write_json
 
 from .entry import Entry, Flag
+from .reading import number
 from .schema_2 import SCHEMA_2, upgrade
 
 SCHEMA = 'mmdiff-robustness/3'
@@ -67,7 +69,7 @@ class RunSanity:
     def from_json(cls, raw: Mapping[str, Any]) -> RunSanity:
         """Read what :meth:`to_json` gave."""
         known = set(cls.__dataclass_fields__) - {'scores'}
-        scores = {k: float(v) for k, v in raw.items() if k not in known}
+        scores = {k: number(v) for k, v in raw.items() if k not in known}
         return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
 
 
@@ -234,7 +236,8 @@ class Results:
         try:
             results = cls.from_json(raw)
             for entry in results.entries:
-                entry.value  # noqa: B018 (there must be one)
+                if math.isnan(entry.value):
+                    raise ValueError(f'{entry.key} has no {entry.metric}')
         except (
             AttributeError,
             KeyError,

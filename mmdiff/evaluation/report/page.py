@@ -88,7 +88,7 @@ def _classes(
         worst = model.lead.get(strongest)
         robust = {} if worst is None else worst.per_class
         for name, clean in model.clean.per_class.items():
-            if name in robust:
+            if not math.isnan(clean) and not math.isnan(robust.get(name, math.nan)):
                 pairs = classes.setdefault(name, [None] * len(models))
                 pairs[number] = clean, robust[name]
     return classes
