@@ -13,7 +13,7 @@ from mmengine.runner import Runner, TestLoop
 from rich.console import Console
 from rich.markup import escape
 
-from mmdiff.engine.gallery import draw_grid
+from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
 from mmdiff.evaluation.tables import results_table
@@ -142,7 +142,7 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
     )
     cfg.load_from = args.checkpoint
     if ours.indices is not None:
-        cfg.test_dataloader.dataset.indices = ours.indices
+        cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none
     return cfg
 
 
@@ -157,6 +157,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
         console.print(results_table(loop.results).to_rich())
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
+        for what in loop.results.not_measured:
+            console.print(escape(f'not measured: {what} (boxes only)'))
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')
@@ -170,7 +172,7 @@ def draw_grids(loop: RobustTestLoop, folder: Path) -> None:
     for step in loop.plan.in_order:
         if not step.entry.sanity.blocked:  # else there is no attacked image
             file = folder / f'{step.entry.key}.png'
-            draw_grid(file, {loop.name: loop.runner}, step.attack, shown)
+            try_to_draw(file, {loop.name: loop.runner}, step.attack, shown)
 
 
 def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:

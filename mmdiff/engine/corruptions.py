@@ -40,8 +40,9 @@ def with_corruption(dataset: dict, corruption: str, severity: int) -> dict:
     pipeline = dataset.get('pipeline', [])
     loads = [i for i, step in enumerate(pipeline) if 'LoadImage' in str(step['type'])]
     if not loads:
+        name = strict_json(dataset['type'])
         raise ValueError(
-            f'{strict_json(dataset["type"])} has no LoadImageFromFile in its own pipeline to '
+            f'{name} has no LoadImageFromFile in its own pipeline to '
             'corrupt images after; test one dataset, without wrappers.'
         )
     step = {'type': 'mmdiff.Corrupt', 'corruption': corruption, 'severity': severity}

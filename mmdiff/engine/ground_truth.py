@@ -1,7 +1,14 @@
 """At which scale a dataset gives its ground truth, and whether it gives pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+# Truth that some heads learn from, beside boxes, and the transform that loads it.
+LOADED_BY = {
+    'masks': 'LoadAnnotations(with_bbox=True, with_mask=True)',
+    'gt_sem_seg': 'LoadAnnotations(with_bbox=True, with_seg=True)',
+}
 
 
 def leaf_datasets(dataset: Any) -> Iterator[Any]:
@@ -17,6 +24,43 @@ def leaf_datasets(dataset: Any) -> Iterator[Any]:
         yield from leaf_datasets(dataset.dataset)
     else:
         yield dataset
+
+
+def metainfo_of(dataset: Any) -> Mapping[str, Any]:
+    """Read the names of classes and the like, also through wrappers without them."""
+    for part in (dataset, *leaf_datasets(dataset)):
+        if getattr(part, 'metainfo', None):
+            return part.metainfo
+    return {}
+
+
+@contextmanager
+def truth_needed(sample: Any) -> Iterator[None]:
+    """Say in one sentence which truth a loss asks for that a data sample has not.
+
+    Args:
+        sample: Data sample of one of the images.
+
+    Raises:
+        ValueError: Instead of the error of a head that needs masks, or a segmentation
+            map, and finds none.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        for name, transform in LOADED_BY.items():
+            if name in str(error) and name not in _truth_names(sample):
+                raise ValueError(
+                    f'The losses of this model need {name}, and the test set has none; '
+                    f'load them in the test pipeline: {transform}.'
+                ) from error
+        raise
+
+
+def _truth_names(sample: Any) -> set[str]:
+    """Names of all truth that a data sample has."""
+    objects = sample.get('gt_instances', None)
+    return {*sample.keys(), *(() if objects is None else objects.keys())}
 
 
 def transform_names(transforms: Any) -> Iterator[str]:

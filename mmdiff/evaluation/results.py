@@ -105,6 +105,7 @@ class Results:
         gallery: Attacked images: ``image_id``, ``attack``, ``eps`` and ``file``, the
             path of a PNG from the folder of the report.
         left_out: Attacks of a preset that have no meaning for the model.
+        not_measured: What the evaluator could measure and the run does not: masks.
         complete: Whether all that was asked for is there.
         unexplained: Sentences that make the whole unreliable and belong to no row, in
             files of schema 2.
@@ -128,6 +129,7 @@ class Results:
     sanity: RunSanity | None = None
     gallery: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    not_measured: list[str] = field(default_factory=list)
     complete: bool = False
     unexplained: list[str] = field(default_factory=list)
 
@@ -168,6 +170,7 @@ class Results:
             'cost': asdict(self.cost),
             'results': [entry.to_json() for entry in self.entries],
             'left_out': [asdict(attack) for attack in self.left_out],
+            'not_measured': self.not_measured,
             'complete': self.complete,
             'unreliable': self.unreliable,
             'reasons': self.reasons,
@@ -204,6 +207,7 @@ class Results:
             sanity=None if sanity is None else RunSanity.from_json(sanity),
             gallery=[dict(picture) for picture in raw.get('gallery') or ()],
             left_out=[LeftOut(**attack) for attack in raw.get('left_out') or ()],
+            not_measured=[str(what) for what in raw.get('not_measured') or ()],
             complete=bool(raw.get('complete')),
             unexplained=left,
         )

@@ -200,6 +200,7 @@ def test_a_class_without_objects_is_null_in_the_file_and_nan_when_read(tmp_path)
     row = results.entries[-1]
     row.metrics['coco/cat_precision'] = row.per_class['cat'] = math.nan
     row.sanity = Sanity(losses={0: math.inf}, objective_ends=(1.0, math.nan))
+    results.clean.per_class['cat'] = math.nan
     results.sanity = RunSanity(scores={'random_noise': math.nan})
     results.write(tmp_path / 'robustness.json')
     text = (tmp_path / 'robustness.json').read_text()

@@ -144,6 +144,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
         )
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
+    for what in model.results.not_measured:
+        yield f'{model.name}: {what} was not measured, boxes only.'
     if not model.results.complete:
         yield f'{model.name}: the run was not finished; start it again to resume it.'
 
