@@ -105,6 +105,16 @@ def test_settings_of_a_robust_test_loop_stay_but_for_those_of_the_flags(tmp_path
     assert cfg.test_cfg.attacks[0]['eps'] == 4
 
 
+def test_a_robust_test_loop_is_known_by_its_class(tmp_path):
+    head = 'from mmdiff.engine.loops import RobustTestLoop\n'
+    loop = 'test_cfg = dict(type=RobustTestLoop, name="mine", attacks=[])\n'
+    cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop)
+    assert cfg.test_cfg.name == 'mine' and cfg.test_cfg.attacks[0]['eps'] == 4
+    ours = dict(attack=None, indices=3)
+    cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop, ours)
+    assert (cfg.test_cfg.indices, cfg.test_cfg.attacks) == (3, [])
+
+
 def test_a_setting_that_the_robust_loop_does_not_take_is_refused_by_name(tmp_path):
     text = SMALL + "test_cfg = dict(type='TestLoop', draw=True)\n"
     with pytest.raises(ValueError, match='does not take test_cfg.draw;'):

@@ -696,6 +696,19 @@ def test_a_config_of_classes_gives_a_report_and_is_resumed(robust):
     assert seconds[0] == seconds[1]  # nothing was run again
 
 
+def test_a_config_file_in_pure_python_gives_a_report(robust, tmp_path):
+    cfg = robust([PGD4]).cfg.to_dict()
+    lines = [f'{name} = {value!r}' for name, value in cfg.items()]
+    text = '\n'.join(['from mmdet.datasets import VOCDataset', *lines])
+    path = tmp_path / 'pure.py'
+    path.write_text(text.replace("'VOCDataset'", 'VOCDataset'))
+    cfg = Config.fromfile(path)
+    cfg.experiment_name = 'pure'
+    report = run(Runner.from_cfg(cfg))
+    assert report['complete'] and report['name'] == 'pure'
+    assert report['dataset']['type'] == 'mmdet.datasets.voc.VOCDataset'
+
+
 def test_a_class_without_objects_leaves_strict_json(robust, toy_root, tmp_path):
     runner = make_runner(toy_root, tmp_path, dict())
     path = tmp_path / 'coco.json'
