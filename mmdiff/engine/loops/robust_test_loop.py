@@ -134,10 +134,10 @@ class RobustTestLoop(TestLoop):
         self.indices = indices
         self._connect(fp16, interval)
         self.num_checked = self.images.count_whole_batches(sanity_images)
-        self.results = Results(self.name, [])
 
     def _connect(self, fp16: bool, interval: int) -> None:
         """Build what knows the task: oracle, images, scorer, and the runs on them."""
+        self.results = Results(self.name, [])
         dataset = self.dataloader.dataset
         gt_scale = ground_truth_scale(dataset)
         self.oracle = oracle_of(self.runner.model, gt_scale)
