@@ -1,7 +1,9 @@
 """The command lines, as a user runs them."""
 
+import argparse
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -48,6 +50,84 @@ def options(toy, *more):
         'test_dataloader.persistent_workers=False',
         *more,
     ]
+
+
+def attacked_config(path, text, ours=(), work_dir=None, **cfg_options):
+    """The config that tools/test.py --attack pgd makes of a config file's text."""
+    path.write_text(text)
+    flags = dict(
+        attack='pgd',
+        eps='4',
+        steps=1,
+        attack_options={},
+        indices=None,
+        skip_fooled=False,
+        fresh=False,
+    )
+    flags.update(ours)
+    args = argparse.Namespace(
+        config=str(path),
+        checkpoint='none.pth',
+        work_dir=work_dir,
+        cfg_options=cfg_options,
+        out=None,
+        launcher='none',
+    )
+    tool = runpy.run_path(str(ROOT / 'tools' / 'test.py'))
+    return tool['attacked_config'](argparse.Namespace(**flags), args)
+
+
+SMALL = "test_dataloader = dict(dataset=dict(type='VOCDataset'))\n"
+
+
+def test_the_work_dir_is_the_flags_then_the_configs_then_of_its_name(tmp_path):
+    """In the order of mmdet's own tools/test.py."""
+    path = tmp_path / 'tiny.py'
+    of_config = SMALL + "work_dir = 'from_config'\n"
+    assert attacked_config(path, of_config, work_dir='a').work_dir == 'a'
+    assert attacked_config(path, of_config).work_dir == 'from_config'
+    assert attacked_config(path, SMALL, **{'work_dir': 'b'}).work_dir == 'b'
+    assert attacked_config(path, SMALL).work_dir == './work_dirs/tiny'
+
+
+def test_settings_of_test_cfg_stay_under_attack(tmp_path):
+    text = SMALL + "test_cfg = dict(type='TestLoop', fp16=True, _scope_='mmdet')\n"
+    cfg = attacked_config(tmp_path / 'tiny.py', text, **{'test_cfg.num_gallery': 0})
+    assert cfg.test_cfg.type == 'mmdiff.RobustTestLoop'
+    assert (cfg.test_cfg.fp16, cfg.test_cfg.num_gallery) == (True, 0)
+    assert '_scope_' not in cfg.test_cfg
+
+
+def test_settings_of_a_robust_test_loop_stay_but_for_those_of_the_flags(tmp_path):
+    loop = "type='mmdiff.RobustTestLoop', name='mine', attacks=[], protocol='paper'"
+    cfg = attacked_config(tmp_path / 'tiny.py', SMALL + f'test_cfg = dict({loop})\n')
+    assert (cfg.test_cfg.name, cfg.test_cfg.protocol) == ('mine', 'adaptive')
+    assert cfg.test_cfg.attacks[0]['eps'] == 4
+
+
+def test_a_robust_test_loop_is_known_by_its_class(tmp_path):
+    head = 'from mmdiff.engine.loops import RobustTestLoop\n'
+    loop = 'test_cfg = dict(type=RobustTestLoop, name="mine", attacks=[])\n'
+    cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop)
+    assert cfg.test_cfg.name == 'mine' and cfg.test_cfg.attacks[0]['eps'] == 4
+    ours = dict(attack=None, indices=3)
+    cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop, ours)
+    assert (cfg.test_cfg.indices, cfg.test_cfg.attacks) == (3, [])
+
+
+def test_a_setting_that_the_robust_loop_does_not_take_is_refused_by_name(tmp_path):
+    text = SMALL + "test_cfg = dict(type='TestLoop', draw=True)\n"
+    with pytest.raises(ValueError, match='does not take test_cfg.draw;'):
+        attacked_config(tmp_path / 'tiny.py', text)
+
+
+def test_another_loop_is_replaced_and_named(tmp_path, capsys):
+    text = SMALL + "test_cfg = dict(type='MyLoop', fp16=True)\n"
+    cfg = attacked_config(tmp_path / 'tiny.py', text)
+    assert cfg.test_cfg.type == 'mmdiff.RobustTestLoop' and cfg.test_cfg.fp16
+    assert 'replaces the MyLoop' in capsys.readouterr().out
+    attacked_config(tmp_path / 'tiny.py', SMALL + "test_cfg = dict(type='TestLoop')\n")
+    assert 'replaces' not in capsys.readouterr().out
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,7 @@
 """Test a model: mmdet's own tools/test.py with its flags, and runs under attack."""
 
 import argparse
+import inspect
 import os
 import runpy
 import sys
@@ -8,16 +9,16 @@ from pathlib import Path
 
 import mmdet
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.runner import Runner, TestLoop
 from rich.console import Console
 from rich.markup import escape
 
-from mmdiff.engine.gallery import draw_grid
+from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
 from mmdiff.evaluation.tables import results_table
+from mmdiff.registry import LOOPS
 
-LOOP_NAMES = 'RobustTestLoop', 'mmdiff.RobustTestLoop'
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
 
 
@@ -83,13 +84,49 @@ def check_weights(checkpoint: str) -> None:
         )
 
 
+def loop_class(test_cfg: dict) -> type | None:
+    """Class of the loop that a test_cfg asks for; ``None`` if nobody knows it."""
+    kind = test_cfg.get('type', TestLoop)
+    return kind if isinstance(kind, type) else LOOPS.get(kind)
+
+
+def is_robust(test_cfg: dict) -> bool:
+    """Whether the loop of a test_cfg is a RobustTestLoop."""
+    kind = loop_class(test_cfg)
+    return isinstance(kind, type) and issubclass(kind, RobustTestLoop)
+
+
+def settings_kept(test_cfg: dict) -> dict:
+    """Settings of a config's test_cfg that stay when a RobustTestLoop replaces it.
+
+    Raises:
+        ValueError: For a setting that RobustTestLoop does not take.
+    """
+    if is_robust(test_cfg):
+        return dict(test_cfg)
+    taken = set(inspect.signature(RobustTestLoop).parameters)
+    taken -= {'runner', 'dataloader', 'evaluator'}  # these come from the runner
+    settings = {k: v for k, v in test_cfg.items() if k not in ('type', '_scope_')}
+    for name in settings:
+        if name not in taken:
+            raise ValueError(
+                f'RobustTestLoop does not take test_cfg.{name}; to use --attack, take '
+                'it out of the config.'
+            )
+    kind = test_cfg.get('type', TestLoop)
+    if loop_class(test_cfg) is not TestLoop:
+        name = kind.__name__ if isinstance(kind, type) else kind
+        print(f'With --attack, a RobustTestLoop replaces the {name} of test_cfg.')
+    return {'type': 'mmdiff.RobustTestLoop', **settings}
+
+
 def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Config:
     """The config of the run: the model's, with a RobustTestLoop."""
     cfg = load_config(args)
     if ours.attack is not None:
         options = ours.attack_options
         cfg.test_cfg = {
-            'type': 'mmdiff.RobustTestLoop',
+            **settings_kept(cfg.get('test_cfg') or {}),
             'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
             'protocol': protocol_of(ours.attack),
             'leave_out': has_preset(ours.attack),
@@ -100,10 +137,12 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
         if getattr(ours, flag):
             cfg.test_cfg[flag] = True
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or f'./work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or f'./work_dirs/{Path(args.config).stem}'
+    )
     cfg.load_from = args.checkpoint
     if ours.indices is not None:
-        cfg.test_dataloader.dataset.indices = ours.indices
+        cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none
     return cfg
 
 
@@ -118,6 +157,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
         console.print(results_table(loop.results).to_rich())
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
+        for what in loop.results.not_measured:
+            console.print(escape(f'not measured: {what} (boxes only)'))
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')
@@ -131,7 +172,7 @@ def draw_grids(loop: RobustTestLoop, folder: Path) -> None:
     for step in loop.plan.in_order:
         if not step.entry.sanity.blocked:  # else there is no attacked image
             file = folder / f'{step.entry.key}.png'
-            draw_grid(file, {loop.name: loop.runner}, step.attack, shown)
+            try_to_draw(file, {loop.name: loop.runner}, step.attack, shown)
 
 
 def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:
@@ -153,8 +194,7 @@ def main() -> None:
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         if ours.attack is None:
-            test_cfg = load_config(args).get('test_cfg') or {}
-            robust = test_cfg.get('type') in LOOP_NAMES
+            robust = is_robust(load_config(args).get('test_cfg') or {})
             check_attack_is_named(ours, robust)
             if not robust:
                 mmdet_test['main']()

@@ -17,9 +17,10 @@ from mmengine.runner import Runner
 
 from mmdiff.datasets import Corrupt
 from mmdiff.evaluation.entry import main_metric
+from mmdiff.evaluation.reading import numbers
 from mmdiff.evaluation.scoring import restrict_images
 from mmdiff.utils.digests import digest_file, digest_json
-from mmdiff.utils.files import write_json
+from mmdiff.utils.files import strict_json, write_json
 
 from .hooks import AttackHook
 
@@ -39,8 +40,9 @@ def with_corruption(dataset: dict, corruption: str, severity: int) -> dict:
     pipeline = dataset.get('pipeline', [])
     loads = [i for i, step in enumerate(pipeline) if 'LoadImage' in str(step['type'])]
     if not loads:
+        name = strict_json(dataset['type'])
         raise ValueError(
-            f'{dataset["type"]} has no LoadImageFromFile in its own pipeline to '
+            f'{name} has no LoadImageFromFile in its own pipeline to '
             'corrupt images after; test one dataset, without wrappers.'
         )
     step = {'type': 'mmdiff.Corrupt', 'corruption': corruption, 'severity': severity}
@@ -114,6 +116,7 @@ class CorruptionReport:
                 'start fresh or name another file.'
             )
         for row in report['results']:
+            row['metrics'] = numbers(row['metrics'])
             self.rows[row['corruption'], row['severity']] = row
 
     @property

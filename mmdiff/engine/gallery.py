@@ -16,7 +16,7 @@ from mmdiff.attacks import Attack, oracle_of
 from mmdiff.utils.files import whole_file
 from mmdiff.utils.modules import unwrap
 
-from .ground_truth import ground_truth_scale
+from .ground_truth import ground_truth_scale, metainfo_of
 
 if TYPE_CHECKING:
     from mmengine.visualization import Visualizer
@@ -66,6 +66,33 @@ def draw_grid(
         figure.savefig(partial, dpi=130)
 
 
+def try_to_draw(
+    path: str | Path,
+    runners: Mapping[str, Runner],
+    attack: Attack,
+    indices: Sequence[int] = (0, 1, 2),
+) -> bool:
+    """Draw a grid, or log in one sentence why there is none: a picture costs no run.
+
+    Args:
+        path: See :func:`draw_grid`.
+        runners: See :func:`draw_grid`.
+        attack: See :func:`draw_grid`.
+        indices: See :func:`draw_grid`.
+
+    Returns:
+        Whether the file was written.
+    """
+    try:
+        draw_grid(path, runners, attack, indices)
+    except Exception as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        logger = next(iter(runners.values())).logger
+        logger.warning(f'{path} is not drawn ({reason}); the numbers stand without it.')
+        return False
+    return True
+
+
 def _columns(
     runner: Runner, attack: Attack, indices: Sequence[int], score_thr: float
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
@@ -76,7 +103,7 @@ def _columns(
     dataset = runner.test_dataloader.dataset
     oracle = oracle_of(model, ground_truth_scale(dataset))
     visualizer = DetLocalVisualizer(line_width=2)
-    visualizer.dataset_meta = dataset.metainfo
+    visualizer.dataset_meta = metainfo_of(dataset)
     clean, attacked, changes = [], [], []
     for index in indices:
         batch = pseudo_collate([dataset[index]])
@@ -90,7 +117,14 @@ def _columns(
 
 
 def _to_image(x: torch.Tensor) -> np.ndarray:
-    """(3, H, W) BGR in 0..255 -> (H, W, 3) RGB uint8."""
+    """(C, H, W) in 0..255, BGR first -> (H, W, 3) RGB uint8.
+
+    One channel is shown in grey; of more than three the first three are shown, and
+    what is missing of three is black.
+    """
+    if len(x) == 1:
+        x = x.expand(3, -1, -1)
+    x = torch.cat([x, torch.zeros_like(x)])[:3] if len(x) == 2 else x[:3]
     return x.clamp(0, 255).round().byte().flip(0).permute(1, 2, 0).cpu().numpy()
 
 

@@ -1,29 +1,78 @@
 """At which scale a dataset gives its ground truth, and whether it gives pixels."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
+
+# Truth that some heads learn from, beside boxes, and the transform that loads it.
+LOADED_BY = {
+    'masks': 'LoadAnnotations(with_bbox=True, with_mask=True)',
+    'gt_sem_seg': 'LoadAnnotations(with_bbox=True, with_seg=True)',
+}
+
+
+def parts_of(dataset: Any) -> list[Any]:
+    """Datasets that a wrapper is around; none of a dataset of its own.
+
+    ``ConcatDataset`` has several; ``RepeatDataset``, ``ClassBalancedDataset``,
+    ``MultiImageMixDataset`` and torch's ``Subset`` have one.
+    """
+    if hasattr(dataset, 'datasets'):
+        return list(dataset.datasets)
+    inner = getattr(dataset, 'dataset', None)
+    # A dataset may keep what it reads from under that name.
+    marks = ('pipeline', 'dataset', 'datasets')
+    return [inner] if any(hasattr(inner, mark) for mark in marks) else []
 
 
 def leaf_pipelines(dataset: Any, after: tuple = ()) -> Iterator[tuple[str, list[str]]]:
     """Give name and transforms of each dataset inside any nest of wrappers.
 
-    ``ConcatDataset`` has several; ``RepeatDataset``, ``ClassBalancedDataset`` and
-    torch's ``Subset`` have one; ``MultiImageMixDataset`` has one, and transforms of its
-    own that come after it.
+    Transforms of a wrapper (``MultiImageMixDataset``) come after those inside.
     """
     names = [*transform_names(getattr(dataset, 'pipeline', [])), *after]
-    parts = getattr(dataset, 'datasets', None)
-    inner = getattr(dataset, 'dataset', None)
-    # A dataset may keep what it reads from under that name.
-    if parts is None and any(
-        hasattr(inner, name) for name in ('pipeline', 'dataset', 'datasets')
-    ):
-        parts = [inner]
-    if parts is None:
+    parts = parts_of(dataset)
+    if not parts:
         yield type(dataset).__name__, names
-        return
     for part in parts:
         yield from leaf_pipelines(part, tuple(names))
+
+
+def metainfo_of(dataset: Any) -> Mapping[str, Any]:
+    """Read the names of classes and the like, also through wrappers without them."""
+    if getattr(dataset, 'metainfo', None):
+        return dataset.metainfo
+    inside = (metainfo_of(part) for part in parts_of(dataset))
+    return next((metainfo for metainfo in inside if metainfo), {})
+
+
+@contextmanager
+def truth_needed(sample: Any) -> Iterator[None]:
+    """Say in one sentence which truth a loss asks for that a data sample has not.
+
+    Args:
+        sample: Data sample of one of the images.
+
+    Raises:
+        ValueError: Instead of the error of a head that needs masks, or a segmentation
+            map, and finds none.
+    """
+    try:
+        yield
+    except (AttributeError, KeyError) as error:
+        for name, transform in LOADED_BY.items():
+            if name in str(error) and name not in _truth_names(sample):
+                raise ValueError(
+                    f'The losses of this model need {name}, and the test set has none; '
+                    f'load them in the test pipeline: {transform}.'
+                ) from error
+        raise
+
+
+def _truth_names(sample: Any) -> set[str]:
+    """Names of all truth that a data sample has."""
+    objects = sample.get('gt_instances', None)
+    return {*sample.keys(), *(() if objects is None else objects.keys())}
 
 
 def transform_names(transforms: Any) -> Iterator[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from numbers import Real
 from typing import Any, Literal, get_args
 
 from mmdiff.attacks import AttackStats, Budget
+
+from .reading import known, number, numbers
 
 Role = Literal['clean', 'attack', 'control', 'worst_case']
 ROLES: tuple[str, ...] = get_args(Role)
@@ -136,11 +137,11 @@ class Sanity:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Sanity:
         """Read what ``asdict`` and JSON made of it."""
-        sanity = _known(cls, raw)
-        sanity.losses = {int(step): float(v) for step, v in sanity.losses.items()}
+        sanity = known(cls, raw)
+        sanity.losses = {int(k): number(v) for k, v in sanity.losses.items()}
         if sanity.objective_ends is not None:
             start, end = sanity.objective_ends
-            sanity.objective_ends = float(start), float(end)
+            sanity.objective_ends = number(start), number(end)
         return sanity
 
 
@@ -320,30 +321,17 @@ class Entry:
             budget=budget,
             settings={k: v for k, v in raw.items() if k not in _NO_SETTINGS},
             num_images=int(raw['num_images']),
-            metrics=_numbers(raw['metrics']),
+            metrics=numbers(raw['metrics']),
             image_score=None if score is None else float(score),
-            per_class=_numbers(raw.get('per_class') or {}),
-            cost=_known(Cost, raw['cost']),
+            per_class=numbers(raw.get('per_class') or {}),
+            cost=known(Cost, raw['cost']),
             sanity=None if sanity is None else Sanity.from_json(sanity),
             flags=[Flag(str(f['code']), str(f['text'])) for f in raw['flags']],
             cumulative=bool(raw.get('cumulative')),
-            metrics_worst_restart=None if worst is None else _numbers(worst),
+            metrics_worst_restart=None if worst is None else numbers(worst),
             members=list(raw.get('members', ())),
         )
 
 
 # Keys of a row that are no setting of its attack.
 _NO_SETTINGS = {f.name for f in fields(Entry)} | {'key', 'norm', 'eps', 'reasons'}
-
-
-def _known(kind: type, raw: Mapping[str, Any]) -> Any:
-    """Build a dataclass of those of its fields that there are."""
-    return kind(**{f.name: raw[f.name] for f in fields(kind) if f.name in raw})
-
-
-def _numbers(raw: Mapping[str, Any]) -> dict[str, float]:
-    """Check that all values are finite numbers."""
-    for name, value in raw.items():
-        if not isinstance(value, Real) or value != value or abs(value) == float('inf'):
-            raise ValueError(f'{name} is {value!r}, not a number')
-    return dict(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from mmdiff.utils.files import write_json
 
 from .entry import Entry, Flag
+from .reading import number
 from .schema_2 import SCHEMA_2, upgrade
 
 SCHEMA = 'mmdiff-robustness/3'
@@ -67,7 +69,7 @@ class RunSanity:
     def from_json(cls, raw: Mapping[str, Any]) -> RunSanity:
         """Read what :meth:`to_json` gave."""
         known = set(cls.__dataclass_fields__) - {'scores'}
-        scores = {k: float(v) for k, v in raw.items() if k not in known}
+        scores = {k: number(v) for k, v in raw.items() if k not in known}
         return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
 
 
@@ -103,6 +105,7 @@ class Results:
         gallery: Attacked images: ``image_id``, ``attack``, ``eps`` and ``file``, the
             path of a PNG from the folder of the report.
         left_out: Attacks of a preset that have no meaning for the model.
+        not_measured: What the evaluator could measure and the run does not: masks.
         complete: Whether all that was asked for is there.
         unexplained: Sentences that make the whole unreliable and belong to no row, in
             files of schema 2.
@@ -126,6 +129,7 @@ class Results:
     sanity: RunSanity | None = None
     gallery: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
+    not_measured: list[str] = field(default_factory=list)
     complete: bool = False
     unexplained: list[str] = field(default_factory=list)
 
@@ -166,6 +170,7 @@ class Results:
             'cost': asdict(self.cost),
             'results': [entry.to_json() for entry in self.entries],
             'left_out': [asdict(attack) for attack in self.left_out],
+            'not_measured': self.not_measured,
             'complete': self.complete,
             'unreliable': self.unreliable,
             'reasons': self.reasons,
@@ -202,6 +207,7 @@ class Results:
             sanity=None if sanity is None else RunSanity.from_json(sanity),
             gallery=[dict(picture) for picture in raw.get('gallery') or ()],
             left_out=[LeftOut(**attack) for attack in raw.get('left_out') or ()],
+            not_measured=[str(what) for what in raw.get('not_measured') or ()],
             complete=bool(raw.get('complete')),
             unexplained=left,
         )
@@ -234,7 +240,8 @@ class Results:
         try:
             results = cls.from_json(raw)
             for entry in results.entries:
-                entry.value  # noqa: B018 (there must be one)
+                if math.isnan(entry.value):
+                    raise ValueError(f'{entry.key} has no {entry.metric}')
         except (
             AttributeError,
             KeyError,

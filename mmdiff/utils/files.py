@@ -4,11 +4,15 @@ A reader, or the run after a kill, sees what was there before or all of what is 
 """
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from .digests import say_in_json
 
 
 @contextmanager
@@ -67,6 +71,29 @@ def whole_folder(path: str | Path, replace: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: str | Path, content: object) -> None:
-    """Write ``content`` as indented JSON, whole or not at all."""
+    """Write ``content`` as indented, strict JSON, whole or not at all.
+
+    NaN and infinities are no JSON: they become ``null``. What else JSON does not know
+    is said as :func:`mmdiff.utils.digests.say_in_json` does.
+    """
+    text = json.dumps(strict_json(content), indent=1, allow_nan=False)
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+        partial.write_text(text + '\n', encoding='utf-8')
+
+
+def strict_json(content: object) -> Any:
+    """Say anything by what strict JSON knows.
+
+    Example:
+        >>> strict_json({'type': Path, 'scale': (1, math.nan)})
+        {'type': 'pathlib.Path', 'scale': [1, None]}
+    """
+    if isinstance(content, Mapping):
+        return {key: strict_json(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [strict_json(value) for value in content]
+    if content is None or isinstance(content, str | int):
+        return content
+    if isinstance(content, float):
+        return float(content) if math.isfinite(content) else None
+    return strict_json(say_in_json(content))

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import detector_config
+from mmcv.transforms import LoadImageFromFile
+from mmdet.datasets import VOCDataset
 from mmengine.config import Config
+from mmengine.dataset import ConcatDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
@@ -138,6 +141,15 @@ def test_a_metric_with_a_file_counts_the_tested_images_only(make, config, tmp_pa
     config.test_dataloader.dataset.indices = 2
     report = evaluate_corruptions(make(), ['fog'], [1], tmp_path / 'out.json')
     assert [row['metrics']['spread/listed'] for row in report['results']] == [2, 2]
+
+
+def test_a_pipeline_of_classes_is_corrupted_after_the_image_is_loaded():
+    steps = [dict(type=LoadImageFromFile), dict(type='PackDetInputs')]
+    corrupted = with_corruption(dict(type=VOCDataset, pipeline=steps), 'fog', 2)
+    kinds = [step['type'] for step in corrupted['pipeline']]
+    assert kinds == [LoadImageFromFile, 'mmdiff.Corrupt', 'PackDetInputs']
+    with pytest.raises(ValueError, match='^mmengine.*ConcatDataset has no LoadImage'):
+        with_corruption(dict(type=ConcatDataset), 'fog', 1)
 
 
 def test_means_are_over_the_plan_and_none_where_not_all_is_known():

@@ -1,17 +1,25 @@
-"""Scale of the ground truth, through every wrapper and nested transform."""
+"""Scale of the ground truth, through every wrapper, and truth that is missing."""
+
+import logging
 
 import pytest
+import torch
+from conftest import batch_of, detector_config
 from mmcv.transforms import Compose, RandomApply
-from mmdet.registry import TRANSFORMS
+from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import (
     BaseDataset,
     ClassBalancedDataset,
     ConcatDataset,
     RepeatDataset,
 )
+from mmengine.hub import get_config
 from torch.utils.data import Subset
 
-from mmdiff.engine.ground_truth import ground_truth_scale
+from mmdiff.attacks import PGD, RandomNoise, oracle_of
+from mmdiff.engine.ground_truth import ground_truth_scale, truth_needed
+from mmdiff.engine.hooks import AttackHook
+from mmdiff.engine.loops.trial import try_attacks
 
 LOAD = dict(type='LoadAnnotations', with_bbox=True)
 RESIZE = dict(type='Resize', scale=(32, 32))
@@ -113,3 +121,46 @@ def test_boxes_flipped_with_their_image_are_not_flipped_again():
 def test_a_pipeline_after_which_boxes_are_not_known_is_refused(steps, words):
     with pytest.raises(ValueError, match=words):
         ground_truth_scale(Images(RESIZE, *steps))
+
+
+@pytest.fixture
+def mask_rcnn():
+    """A tiny Mask R-CNN."""
+    cfg = detector_config('faster-rcnn', 'resnet')
+    full = get_config('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py').model
+    cfg.type = 'MaskRCNN'
+    for name in ('mask_roi_extractor', 'mask_head'):
+        cfg.roi_head[name] = full.roi_head[name]
+    cfg.roi_head.mask_roi_extractor.out_channels = 16
+    cfg.roi_head.mask_head.update(in_channels=16, conv_out_channels=16, num_classes=5)
+    cfg.train_cfg.rcnn.mask_size = 28
+    cfg.test_cfg.rcnn.mask_thr_binary = 0.5
+    torch.manual_seed(0)
+    return MODELS.build(cfg).eval()
+
+
+def test_a_mask_model_on_truth_without_masks_is_one_sentence(mask_rcnn):
+    oracle, batch = oracle_of(mask_rcnn), batch_of()
+    assert 'masks' not in batch['data_samples'][0].gt_instances
+    logger = logging.getLogger()
+    with pytest.raises(ValueError, match='need masks, and .*with_mask=True') as error:
+        try_attacks([PGD(eps=4)], oracle, batch, True, logger)
+    assert '\n' not in str(error.value)
+    # Noise asks for no loss.
+    assert try_attacks([RandomNoise(eps=4)], oracle, batch, False, logger)[0]
+
+
+def test_a_hook_on_a_mask_model_says_the_same(mask_rcnn):
+    hook = AttackHook(PGD(eps=4))
+    hook._oracle = oracle_of(mask_rcnn)
+    with pytest.raises(ValueError, match='need masks, and .*with_mask=True'):
+        hook._attack(batch_of())
+
+
+def test_other_errors_of_a_head_are_not_taken_for_missing_truth():
+    (sample,) = batch_of()['data_samples']
+    with pytest.raises(AttributeError, match='no masks_conv'), truth_needed(sample):
+        sample.gt_instances.masks = torch.zeros(len(sample.gt_instances))
+        raise AttributeError('no masks_conv')
+    with pytest.raises(KeyError), truth_needed(sample):
+        raise KeyError('stride')

@@ -225,7 +225,7 @@ def test_a_metric_that_is_missing_later_is_zero_and_none_at_first_is_an_error():
     assert scorer.measure(record) == {'a/count': 0, 'a/mAP': 0}
 
 
-@pytest.mark.parametrize('kinds', [['recall'], ['bbox', 'segm'], []])
+@pytest.mark.parametrize('kinds', [['recall'], ['segm'], []])
 def test_an_evaluator_without_the_map_of_boxes_is_refused(kinds):
     metric = BoxMap()
     metric.metrics = kinds
@@ -241,6 +241,9 @@ def test_predictions_without_boxes_and_samples_without_truth_are_refused():
     with pytest.raises(ValueError, match='no ground truth; add LoadAnnotations'):
         scorer.check_sample(DetDataSample())
     scorer.check_sample(sample_of(BOX, [0]))
+    boxes_only = DetDataSample(gt_instances=InstanceData(bboxes=torch.zeros(1, 4)))
+    with pytest.raises(ValueError, match='no ground truth; add LoadAnnotations'):
+        scorer.check_sample(boxes_only)
 
 
 def test_a_prediction_is_read_and_put_back_as_it_was():

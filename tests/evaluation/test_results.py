@@ -1,11 +1,14 @@
 import copy
 import json
+import math
 from pathlib import Path
 
 import pytest
 from builders import make_entry, make_results
 
 from mmdiff.evaluation.checks import CODES, flag
+from mmdiff.evaluation.entry import Sanity
+from mmdiff.evaluation.report import build_page, read_reports
 from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.schema_2 import code_of
 
@@ -190,3 +193,33 @@ def test_a_file_that_is_no_report_gets_a_sentence(tmp_path, raw, words):
     assert str(error.value).endswith('.') and '\n' not in str(error.value)
     with pytest.raises(FileNotFoundError, match='There is no file .*give a'):
         Results.read(tmp_path / 'none.json')
+
+
+def test_a_class_without_objects_is_null_in_the_file_and_nan_when_read(tmp_path):
+    results = make_results()
+    row = results.entries[-1]
+    row.metrics['coco/cat_precision'] = row.per_class['cat'] = math.nan
+    row.sanity = Sanity(losses={0: math.inf}, objective_ends=(1.0, math.nan))
+    results.clean.per_class['cat'] = math.nan
+    results.sanity = RunSanity(scores={'random_noise': math.nan})
+    results.write(tmp_path / 'robustness.json')
+    text = (tmp_path / 'robustness.json').read_text()
+    assert 'NaN' not in text and 'Infinity' not in text
+    again = Results.read(tmp_path / 'robustness.json')
+    row = again.entries[-1]
+    assert math.isnan(row.metrics['coco/cat_precision'])
+    assert math.isnan(row.per_class['cat']) and math.isnan(row.sanity.losses[0])
+    assert math.isnan(again.sanity.scores['random_noise'])
+    page = build_page(read_reports([tmp_path / 'robustness.json']))
+    assert 'cat' not in page.classes
+    again.write(tmp_path / 'again.json')
+    assert (tmp_path / 'again.json').read_text() == text
+
+
+def test_a_row_without_its_main_metric_is_damaged(tmp_path):
+    results = make_results()
+    metrics = results.entries[-1].metrics
+    metrics[results.entries[-1].metric] = math.nan
+    results.write(tmp_path / 'robustness.json')
+    with pytest.raises(ValueError, match='is damaged'):
+        Results.read(tmp_path / 'robustness.json')

@@ -1,7 +1,9 @@
 """Names of contents."""
 
 import hashlib
+from functools import partial
 
+import numpy as np
 import torch
 
 from mmdiff.utils.digests import digest_file, digest_json, digest_tensors
@@ -23,3 +25,22 @@ def test_tensors_differ_by_name_and_by_value():
     assert digest_tensors([('a', a)]) == digest_tensors([('a', a.clone())])
     assert digest_tensors([('a', a)]) != digest_tensors([('b', a)])
     assert digest_tensors([('a', a)]) != digest_tensors([('a', -a)])
+
+
+class Wordless:
+    def __init__(self, size):
+        self.size = size
+
+
+def test_what_has_no_words_is_told_apart_by_class_and_attributes_not_address():
+    assert digest_json([Wordless(1)]) == digest_json([Wordless(1)])
+    assert digest_json([Wordless(1)]) != digest_json([Wordless(2)])
+
+
+def test_functions_and_arrays_have_names_that_other_processes_give_them_too():
+    assert digest_json(digest_json) == digest_json('mmdiff.utils.digests.digest_json')
+    one, other = np.zeros(5000), np.zeros(5000)
+    other[2500] = 1  # which str() leaves out
+    assert digest_json(one) != digest_json(other)
+    assert digest_json(partial(max, 1)) == digest_json(partial(max, 1))
+    assert digest_json(partial(max, 1)) != digest_json(partial(max, 2))

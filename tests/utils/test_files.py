@@ -1,5 +1,10 @@
 """Whole or not at all."""
 
+import json
+import math
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from mmdiff.utils.files import whole_file, whole_folder, write_json
@@ -42,3 +47,26 @@ def test_a_folder_that_is_there_is_not_replaced_unasked(tmp_path):
     ):
         pass
     assert (tmp_path / 'mine').read_text() == 'precious'
+
+
+def test_json_is_strict_and_names_classes_functions_and_arrays(tmp_path):
+    path = tmp_path / 'a.json'
+    content = {
+        'nan': [math.nan, np.float32('inf'), 0.5],
+        'class': Path,
+        'function': whole_file,
+        'array': np.arange(2),
+        'path': Path('a/b'),
+    }
+    write_json(path, content)
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    assert json.loads(path.read_text(), parse_constant=refuse) == {
+        'nan': [None, None, 0.5],
+        'class': f'{Path.__module__}.Path',
+        'function': 'mmdiff.utils.files.whole_file',
+        'array': [0, 1],
+        'path': 'a/b',
+    }

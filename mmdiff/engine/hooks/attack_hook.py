@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mmdiff.attacks import Attack, AttackStats, Oracle, oracle_of
 from mmdiff.registry import ATTACKS, HOOKS
 
-from ..ground_truth import ground_truth_scale
+from ..ground_truth import ground_truth_scale, truth_needed
 
 STAGES = ('val', 'test')
 
@@ -80,7 +80,8 @@ class AttackHook(Hook):
         self._oracle = oracle_of(runner.model, ground_truth_scale(dataloader.dataset))
 
     def _attack(self, data_batch: Any) -> None:
-        result = self.attack.run(self._oracle, data_batch)
+        with truth_needed(data_batch['data_samples'][0]):
+            result = self.attack.run(self._oracle, data_batch)
         self.stats.add(result.stats)
         data_batch['inputs'] = result.inputs
 

@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from mmengine.registry import DATASETS
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmdiff.utils.digests import digest_json
 from mmdiff.utils.modules import unwrap
+
+
+def is_empty(dataloader: DataLoader | dict) -> bool:
+    """Whether a test set has no images; it may be one that cannot be built for that."""
+    dataset = dataloader['dataset'] if isinstance(dataloader, dict) else None
+    if dataset is None:
+        return len(dataloader.dataset) == 0
+    if isinstance(dataset, dict):
+        dataset = DATASETS.build(_unpacked(dataset))
+    return len(dataset) == 0
+
+
+def _unpacked(dataset: dict) -> dict:
+    """Config of a dataset that does not pack its annotations: none cannot be packed."""
+    if 'datasets' in dataset:
+        return {**dataset, 'datasets': [_unpacked(d) for d in dataset['datasets']]}
+    if 'dataset' in dataset:
+        return {**dataset, 'dataset': _unpacked(dataset['dataset'])}
+    return {**dataset, 'serialize_data': False}
 
 
 class ImageSet:
@@ -20,22 +41,34 @@ class ImageSet:
         dataloader: Dataloader of the test set.
         lighten: Takes off a data sample what is not to be kept in memory
             (:meth:`mmdiff.evaluation.scoring.Scorer.lighten`).
+        count: Take the first images only, of any dataset or wrapper; ``None`` is all.
     """
 
-    def __init__(self, dataloader: DataLoader, lighten: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        dataloader: DataLoader,
+        lighten: Callable[[Any], None],
+        count: int | None = None,
+    ) -> None:
         self.dataloader = dataloader
         self.lighten = lighten
         self.dataset = dataloader.dataset
         self.batch_size = dataloader.batch_size or 1
+        self._count = len(self.dataset) if count is None else count
         self._samples: dict[int, Any] = {}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return min(self._count, len(self.dataset))
 
     def spans(self, num_images: int) -> list[range]:
         """Numbers of the first images, by batches."""
         starts = range(0, num_images, self.batch_size)
         return [range(k, min(k + self.batch_size, num_images)) for k in starts]
+
+    def count_whole_batches(self, num_images: int) -> int:
+        """Round up to whole batches: an image is padded to what is beside it."""
+        batches = math.ceil(num_images / self.batch_size)
+        return min(len(self), batches * self.batch_size)
 
     def load(self, spans: Sequence[range]) -> Iterable[dict]:
         """Batches of exactly these images, loaded as the dataloader would."""
@@ -65,10 +98,20 @@ class ImageSet:
 
     def digests(self) -> list[str] | None:
         """Names of the images' annotations; ``None`` if the dataset tells none."""
-        if not hasattr(self.dataset, 'get_data_info'):
+        infos = self._infos()
+        return None if infos is None else [digest_json(info) for info in infos]
+
+    def ids(self) -> list | None:
+        """Ids of the images; ``None`` if the dataset does not tell them."""
+        ids = [info.get('img_id') for info in self._infos() or [{}]]
+        return None if None in ids else ids
+
+    def _infos(self) -> list[dict] | None:
+        """Annotations of the images; ``None`` if the dataset tells none."""
+        try:
+            return [self.dataset.get_data_info(i) for i in range(len(self))]
+        except AttributeError:  # a wrapper, or what is inside, has no such method
             return None
-        infos = map(self.dataset.get_data_info, range(len(self)))
-        return [digest_json(info) for info in infos]
 
     def count_on_larger_canvas(self, model: nn.Module) -> int:
         """Images that are predicted on a larger canvas than they are attacked on.

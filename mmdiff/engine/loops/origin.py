@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdiff.evaluation.results import ModelCost, Results
+from mmdiff.utils.files import strict_json
 from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.version import __version__
 
@@ -19,6 +22,7 @@ def describe_run(
     name: str,
     protocol: str,
     train_seconds: float | None = None,
+    indices: int | None = None,
 ) -> Results:
     """What a report says whatever is found: results without rows.
 
@@ -28,6 +32,7 @@ def describe_run(
         name: Name of the model.
         protocol: ``'adaptive'`` or ``'paper'``.
         train_seconds: Time that training took, if known.
+        indices: Number of the first images that the loop takes, if not all.
     """
     cfg, model = runner.cfg, unwrap(runner.model)
     dataset = cfg.test_dataloader.dataset
@@ -39,16 +44,26 @@ def describe_run(
         task=task,
         config=str(cfg.filename),
         checkpoint=str(runner._load_from or ''),
-        dataset={
-            'type': dataset.type,
-            'ann_file': dataset.get('ann_file', ''),
-            'data_root': dataset.get('data_root', ''),
-            'indices': dataset.get('indices'),
-        },
+        dataset=strict_json(
+            {
+                'type': dataset.type,  # a class, in a config in pure Python
+                'ann_file': dataset.get('ann_file', ''),
+                'data_root': dataset.get('data_root', ''),
+                'indices': dataset.get('indices') if indices is None else indices,
+            }
+        ),
         versions=versions(),
         device=device_of(model).type,
         cost=ModelCost(trained, train_seconds),
     )
+
+
+def name_of(cfg: Config) -> str:
+    """Name of a model: of its config's file, else of its class."""
+    if cfg.filename:
+        return Path(cfg.filename).stem
+    kind = cfg.model.type
+    return kind if isinstance(kind, str) else kind.__name__
 
 
 def versions() -> dict[str, str]:

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
-from mmengine.registry import DATASETS
 from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
-from mmdiff.attacks import (
-    Attack,
-    Budget,
-    GradientBlocked,
-    NotApplicable,
-    oracle_of,
-)
+from mmdiff.attacks import Attack, Budget, oracle_of
 from mmdiff.evaluation.checks import (
     check_clean,
     check_controls,
@@ -31,18 +23,20 @@ from mmdiff.evaluation.checks import (
 )
 from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.record import RunRecord
-from mmdiff.evaluation.results import PROTOCOLS, LeftOut, Results, RunSanity
-from mmdiff.evaluation.scoring import GroundTruth, scorer_type
+from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
+from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
 from mmdiff.registry import LOOPS
 
-from ..gallery import TASKS, draw_grid
-from ..ground_truth import ground_truth_scale
+from ..gallery import TASKS
+from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
 from .cached_runs import CachedRuns
-from .image_set import ImageSet
-from .origin import describe_run
-from .robust_plan import RobustPlan, Step, build_attacks, make_entry, with_settings
+from .image_set import ImageSet, is_empty
+from .origin import describe_run, name_of
+from .pictures import draw_gallery
+from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
+from .trial import try_attacks
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
 
@@ -87,6 +81,7 @@ class RobustTestLoop(TestLoop):
         interval: Batches between two lines of progress.
         leave_out: Leave out attacks that have no meaning for the model, and say so in
             log and report, instead of refusing to run; presets set it.
+        indices: Take this number of first images only, of any dataset or wrapper.
 
     Raises:
         ValueError: For an unknown protocol, no images, or no metric of the model's
@@ -116,6 +111,7 @@ class RobustTestLoop(TestLoop):
         num_gallery: int = 3,
         interval: int = 10,
         leave_out: bool = False,
+        indices: int | None = None,
     ) -> None:
         try:
             super().__init__(runner, dataloader, evaluator, fp16)
@@ -123,34 +119,34 @@ class RobustTestLoop(TestLoop):
             if is_empty(dataloader):
                 raise ValueError(NO_IMAGES) from None
             raise
-        if is_empty(self.dataloader):
+        if is_empty(self.dataloader) or indices == 0:
             raise ValueError(NO_IMAGES)
-        if protocol not in PROTOCOLS:
-            raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
+        check_settings(protocol, indices)
         self.attacks = build_attacks(attacks)
         self.protocol = protocol
         self.skip_fooled = skip_fooled
         self.fresh = fresh
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
-        self.name = name or Path(runner.cfg.filename or runner.cfg.model.type).stem
+        self.name = name or name_of(runner.cfg)
         self.train_seconds = train_seconds
         self.num_gallery = num_gallery
         self.leave_out = leave_out
+        self.indices = indices
         self._connect(fp16, interval)
-        # Whole batches: beside other images an image is padded otherwise.
-        size = self.images.batch_size
-        num_checked = math.ceil(sanity_images / size) * size
-        self.num_checked = min(len(self.images), num_checked)
-        self.results = Results(self.name, [])
+        self.num_checked = self.images.count_whole_batches(sanity_images)
 
     def _connect(self, fp16: bool, interval: int) -> None:
         """Build what knows the task: oracle, images, scorer, and the runs on them."""
+        self.results = Results(self.name, [])
         dataset = self.dataloader.dataset
         gt_scale = ground_truth_scale(dataset)
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
-        self.images = ImageSet(self.dataloader, kind.lighten)
-        classes = getattr(dataset, 'metainfo', {}).get('classes', ())
+        self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
+        metainfo = metainfo_of(dataset)
+        if not self.evaluator.dataset_meta:  # torch's Subset hides it
+            self.evaluator.dataset_meta = metainfo
+        classes = metainfo.get('classes', ())
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
         self.scorer = kind(self.evaluator, truth)
         self.runs = CachedRuns(
@@ -190,36 +186,26 @@ class RobustTestLoop(TestLoop):
                 'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
             )
         self.scorer.check_sample(batch['data_samples'][0])
-        applicable = []
-        self.left_out: list[LeftOut] = []
-        for attack in self.attacks:
-            try:
-                self._try(attack, batch)
-            except NotApplicable as error:
-                if not self.leave_out:
-                    raise
-                label = make_entry(attack).label
-                self.left_out.append(LeftOut(label, str(error)))
-                self.runner.logger.warning(f'{label} is left out: {error}')
-            else:
-                applicable.append(attack)
-        if self.attacks and not applicable:
-            raise ValueError(
-                f'No attack is left for this model: {self.left_out[0].reason}'
+        restrict_images(self.evaluator, self.images.ids())
+        for what in self.scorer.not_measured:
+            self.runner.logger.warning(
+                f'{what} is not measured: RobustTestLoop compares boxes.'
             )
-        self.attacks = applicable
-
-    def _try(self, attack: Attack, batch: dict) -> None:
-        """Take one step on one image: the head may not serve the objective."""
-        one = with_settings(attack, steps=1, restarts=1, eot=1)
-        with suppress(GradientBlocked):
-            one.run(self.oracle, batch)
+        self.attacks, self.left_out = try_attacks(
+            self.attacks, self.oracle, batch, self.leave_out, self.runner.logger
+        )
 
     def _run_plan(self) -> None:
         plan = self.plan
         self.results = describe_run(
-            self.runner, self.oracle.task, self.name, self.protocol, self.train_seconds
+            self.runner,
+            self.oracle.task,
+            self.name,
+            self.protocol,
+            self.train_seconds,
+            self.indices,
         )
+        self.results.not_measured = self.scorer.not_measured
         self.results.left_out = list(dict.fromkeys(self.left_out))
         self.outcomes: list[Outcome] = []
         self.runs.expect(plan.runs)
@@ -236,16 +222,24 @@ class RobustTestLoop(TestLoop):
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
         sanity.larger_canvas = self._count_on_larger_canvas()
-        self._compare_rows()
-        if self.runs.rank == 0 and self.oracle.task in TASKS:
-            self._draw_gallery()
+        compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
-        self._write()
+        self._write()  # before pictures: nothing that befalls them costs the report
+        if self.runs.rank == 0 and self.oracle.task in TASKS:
+            self.results.gallery = draw_gallery(
+                self.out, self.name, self.runner, plan.steps, self._shown()
+            )
+            self._write()
 
     def _run_clean(self) -> None:
         entry = Entry.clean()
         self.clean = self.runs.run(self.plan.clean)
         self.rows.measure(entry, self.clean)
+        if not entry.value >= 0:  # NaN, or COCO's -1
+            raise ValueError(
+                f'{entry.metric} is {entry.value:g} on the clean images: they show no '
+                'objects of any class, so there is nothing to attack.'
+            )
         entry.flags += check_clean(entry)
         self._add(entry)
 
@@ -306,46 +300,33 @@ class RobustTestLoop(TestLoop):
         step.entry.flags += flags
         return sanity
 
-    def _compare_rows(self) -> None:
-        """Compare the rows of each budget with each other."""
-        results = self.results
-        for budget in dict.fromkeys(step.entry.budget for step in self.plan.steps):
-            rows = [s.entry for s in self.plan.in_order if s.entry.budget == budget]
-            check_rows(rows, results.clean, self.scorer.score_name)
-        for entry in results.entries:
-            if entry.role == 'worst_case':
-                entry.flags += check_members(entry, results.entries)
-
-    def _draw_gallery(self) -> None:
-        """Draw clean image, attacked image and change, under the strongest attack."""
-        steps = [s for s in self.plan.steps if s.entry.role == 'attack']
-        steps = [step for step in steps if not step.entry.sanity.blocked]
-        if not steps:
-            return
-        step = min(steps, key=lambda s: s.entry.value)
-        folder = self.out.with_name(f'{self.out.stem}_gallery')
-        for i in range(min(self.num_gallery, len(self.images))):
-            file = folder / f'{step.entry.key}_{i}.png'
-            draw_grid(file, {self.name: self.runner}, step.attack, [i])
-            picture = {
-                'image_id': self.images.sample(i).metainfo.get('img_id', i),
-                'attack': step.entry.label,
-                'eps': step.entry.eps,
-                'file': f'{folder.name}/{file.name}',
-            }
-            self.results.gallery.append(picture)
+    def _shown(self) -> list[tuple[int, Any]]:
+        """Numbers and ids of the images to show."""
+        shown = range(min(self.num_gallery, len(self.images)))
+        return [(i, self.images.sample(i).metainfo.get('img_id', i)) for i in shown]
 
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
 
 
-def is_empty(dataloader: DataLoader | dict) -> bool:
-    """Whether a test set has no images; it may be one that cannot be built for that."""
-    dataset = dataloader['dataset'] if isinstance(dataloader, dict) else None
-    if dataset is None:
-        return len(dataloader.dataset) == 0
-    if isinstance(dataset, dict):
-        # mmengine packs the annotations of a dataset, and cannot pack none.
-        dataset = DATASETS.build({**dataset, 'serialize_data': False})
-    return len(dataset) == 0
+def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:
+    """Flag rows that contradict others of their budget."""
+    for budget in dict.fromkeys(step.entry.budget for step in steps):
+        rows = [step.entry for step in steps if step.entry.budget == budget]
+        check_rows(rows, results.clean, score_name)
+    for entry in results.entries:
+        if entry.role == 'worst_case':
+            entry.flags += check_members(entry, results.entries)
+
+
+def check_settings(protocol: str, indices: int | None) -> None:
+    """Complain about settings that no run can have.
+
+    Raises:
+        ValueError: For an unknown protocol or a negative number of images.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
+    if indices is not None and indices < 0:
+        raise ValueError(f'indices={indices} must be a number of first images.')

@@ -88,7 +88,7 @@ def _classes(
         worst = model.lead.get(strongest)
         robust = {} if worst is None else worst.per_class
         for name, clean in model.clean.per_class.items():
-            if name in robust:
+            if not math.isnan(clean) and not math.isnan(robust.get(name, math.nan)):
                 pairs = classes.setdefault(name, [None] * len(models))
                 pairs[number] = clean, robust[name]
     return classes
@@ -144,6 +144,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
         )
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
+    for what in model.results.not_measured:
+        yield f'{model.name}: {what} was not measured, boxes only.'
     if not model.results.complete:
         yield f'{model.name}: the run was not finished; start it again to resume it.'
 

@@ -18,11 +18,28 @@ from ..record import RunRecord
 Prediction = Mapping[str, Tensor]
 
 
-def restrict_images(evaluator: Evaluator, img_ids: Iterable) -> None:
-    """Have metrics with a file of their own, COCO's, count these images only."""
+def restrict_images(evaluator: Evaluator, img_ids: Iterable | None) -> None:
+    """Have metrics with a file of their own, COCO's, count these images only.
+
+    Args:
+        evaluator: The evaluator.
+        img_ids: Ids of the images; ``None`` if they are not known.
+
+    Raises:
+        ValueError: If such a metric would count the detections of an image twice.
+    """
+    ids = [] if img_ids is None else list(img_ids)
     for metric in evaluator.metrics:
-        if getattr(metric, '_coco_api', None) is not None:
-            metric.img_ids = list(img_ids)
+        if not ids or not hasattr(metric, '_coco_api'):
+            continue
+        if len(set(ids)) < len(ids):
+            raise ValueError(
+                f'{type(metric).__name__} tells images by their id, and ids of the '
+                'test set come more than once; test without datasets that repeat '
+                'images or share ids.'
+            )
+        if metric._coco_api is not None:
+            metric.img_ids = ids
 
 
 @dataclass
@@ -67,11 +84,13 @@ class Scorer(ABC):
         self.evaluator = evaluator
         self.truth = truth
         self._metric_names: list[str] = []
+        # What the evaluator could measure, and this scorer does not.
+        self.not_measured: list[str] = []
         self.check_evaluator()
 
     @abstractmethod
     def check_evaluator(self) -> None:
-        """Complain about metrics that say nothing of the task.
+        """Complain about metrics that say nothing of the task, or take them out.
 
         Raises:
             ValueError: If so.

@@ -89,7 +89,10 @@ class ClassificationScorer(Scorer):
         for i, prediction in enumerate(record.predictions):
             scores[self.label(i)].append(self.image_score(i, prediction))
         names = self.truth.classes
-        return {names[k]: float(np.mean(scores[k])) for k in sorted(scores)}
+        return {
+            names[k] if k < len(names) else str(k): float(np.mean(scores[k]))
+            for k in sorted(scores)
+        }
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether any class's score differs by more than rounding."""

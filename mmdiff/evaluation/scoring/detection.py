@@ -11,7 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmdet.evaluation import VOCMetric
+from mmdet.evaluation import (
+    CityScapesMetric,
+    CocoOccludedSeparatedMetric,
+    CocoPanopticMetric,
+    SemSegMetric,
+    VOCMetric,
+)
 from mmdet.evaluation.functional import average_precision, bbox_overlaps
 from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmdet.models.utils import samplelist_boxtype2tensor
@@ -22,6 +28,20 @@ from ..record import RunRecord
 from .base import Prediction, Scorer
 
 FIELDS = ('bboxes', 'scores', 'labels')
+# Metrics that count no boxes, which configs set beside one that does.
+MASK_METRICS = (
+    CityScapesMetric,
+    CocoOccludedSeparatedMetric,
+    CocoPanopticMetric,
+    SemSegMetric,
+)
+
+
+def _kinds(metric: Any) -> list[str]:
+    """What a metric measures: ``['bbox', 'segm']``, ``['mAP']``."""
+    kinds = getattr(metric, 'metrics', getattr(metric, 'metric', None))
+    kinds = kinds if isinstance(kinds, list | tuple) else [kinds]
+    return [str(kind) for kind in kinds if kind is not None]
 
 
 class DetectionScorer(Scorer):
@@ -61,18 +81,34 @@ class DetectionScorer(Scorer):
         return [*super().settings(), self.voc_boxes]
 
     def check_evaluator(self) -> None:
-        kinds: set = set()
-        for metric in self.evaluator.metrics:
-            single = getattr(metric, 'metric', None)
-            kinds.update(getattr(metric, 'metrics', [single]))
-        if not {'mAP', 'bbox'} & kinds or 'segm' in kinds:
+        kinds = {kind for m in self.evaluator.metrics for kind in _kinds(m)}
+        if not {'mAP', 'bbox'} & kinds:
+            measured = ', '.join(sorted(kinds)) or 'nothing of the kind'
             raise ValueError(
                 'RobustTestLoop compares the mAP of boxes; set test_evaluator to '
-                "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox'."
+                "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox' (it "
+                f'measures {measured}).'
             )
+        self._take_out_masks()
+
+    def _take_out_masks(self) -> None:
+        """Measure boxes alone: a run keeps no masks that could be measured."""
+        kept = []
+        for metric in self.evaluator.metrics:
+            if isinstance(metric, MASK_METRICS):
+                self.not_measured.append(type(metric).__name__)
+                continue
+            if 'segm' in _kinds(metric):
+                self.not_measured.append(f'segm of {type(metric).__name__}')
+                metric.metrics = [kind for kind in metric.metrics if kind != 'segm']
+                if not metric.metrics:
+                    continue
+            kept.append(metric)
+        self.evaluator.metrics = kept
 
     def check_sample(self, sample: Any) -> None:
-        if 'bboxes' not in sample.get('gt_instances', ()):
+        objects = sample.get('gt_instances', ())
+        if 'bboxes' not in objects or 'labels' not in objects:
             raise ValueError(
                 'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
                 'to the test pipeline, after Resize.'

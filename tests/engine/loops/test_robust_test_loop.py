@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 from conftest import detector_config
+from mmcv.transforms import BaseTransform
+from mmdet.datasets import VOCDataset
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import TRANSFORMS
 from mmengine.runner import Runner
 
 from mmdiff import DAG, PGD  # noqa: F401 (registered)
@@ -38,7 +41,9 @@ def toy_root(tmp_path_factory):
     return make_toy_voc(tmp_path_factory.mktemp('data') / 'toy', 1, 4, size=64)
 
 
-def make_runner(toy_root, work_dir, test_cfg, evaluator=VOC, weights=None, **dataset):
+def make_runner(
+    toy_root, work_dir, test_cfg, evaluator=VOC, weights=None, wrap=None, **dataset
+):
     """A Runner on images that are resized, so that file and input scales differ."""
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
     data = dict(
@@ -56,6 +61,7 @@ def make_runner(toy_root, work_dir, test_cfg, evaluator=VOC, weights=None, **dat
         ],
     )
     data.update(dataset)
+    data = data if wrap is None else wrap(data)
     model = detector_config('fcos', 'resnet')
     model.bbox_head.num_classes = len(CLASSES)
     cfg = dict(
@@ -604,13 +610,15 @@ def test_an_attack_of_too_few_or_too_small_steps_is_flagged(robust):
     'settings, words',
     [
         (dict(data=dict(indices=0)), 'has no images'),
+        (dict(indices=0), 'has no images'),
+        (dict(indices=-1), 'indices=-1 must be a number of first images'),
         (
             dict(evaluator=dict(type='VOCMetric', metric='recall')),
             'compares the mAP of boxes',
         ),
         (
-            dict(evaluator=dict(type='CocoMetric', metric=['bbox', 'segm'])),
-            'compares the mAP of boxes',
+            dict(evaluator=dict(type='CocoMetric', metric='segm')),
+            'compares the mAP of boxes.*it measures segm',
         ),
         (dict(hook=dict(type='mmdiff.AttackHook', attack=PGD4)), 'remove AttackHook'),
         (dict(data=dict(pipeline='no boxes')), 'has no ground truth; add'),
@@ -674,3 +682,174 @@ def test_an_attack_asked_for_by_name_is_refused(robust, without_boxes):
         robust(attacks).test()
     with pytest.raises(ValueError, match='No attack is left for this model: DAG'):
         robust(attacks[:1], leave_out=True).test()
+
+
+def test_a_config_of_classes_gives_a_report_and_is_resumed(robust):
+    """As configs in pure Python have them."""
+    data = dict(type=VOCDataset)
+    first = run(robust([PGD4], data=data))
+    assert first['complete']
+    assert first['dataset']['type'] == 'mmdet.datasets.voc.VOCDataset'
+    again = run(robust([PGD4], data=data))
+    assert same(first) == same(again)
+    seconds = [[row['cost']['seconds'] for row in r['results']] for r in (first, again)]
+    assert seconds[0] == seconds[1]  # nothing was run again
+
+
+def test_a_config_file_in_pure_python_gives_a_report(robust, tmp_path):
+    cfg = robust([PGD4]).cfg.to_dict()
+    lines = [f'{name} = {value!r}' for name, value in cfg.items()]
+    text = '\n'.join(['from mmdet.datasets import VOCDataset', *lines])
+    path = tmp_path / 'pure.py'
+    path.write_text(text.replace("'VOCDataset'", 'VOCDataset'))
+    cfg = Config.fromfile(path)
+    cfg.experiment_name = 'pure'
+    report = run(Runner.from_cfg(cfg))
+    assert report['complete'] and report['name'] == 'pure'
+    assert report['dataset']['type'] == 'mmdet.datasets.voc.VOCDataset'
+
+
+def test_a_class_without_objects_leaves_strict_json(robust, toy_root, tmp_path):
+    runner = make_runner(toy_root, tmp_path, dict())
+    path = tmp_path / 'coco.json'
+    evaluator = dict(coco_evaluator(runner, path), classwise=True)
+    content = json.loads(path.read_text())
+    content['categories'].append(dict(id=len(CLASSES), name='unicorn'))
+    path.write_text(json.dumps(content))
+    data = dict(metainfo=dict(classes=(*CLASSES, 'unicorn')))
+    runner = robust([PGD4], evaluator=evaluator, data=data)
+    clean = run(runner)['results'][0]
+    assert clean['metrics']['coco/unicorn_precision'] is None
+    assert 'NaN' not in runner.test_loop.out.read_text()
+    assert read_reports([runner.test_loop.out])
+
+
+def test_images_without_any_object_are_one_sentence(robust, toy_root, tmp_path):
+    runner = make_runner(toy_root, tmp_path, dict())
+    path = tmp_path / 'coco.json'
+    evaluator = coco_evaluator(runner, path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(dict(content, annotations=[])))
+    with pytest.raises(ValueError, match='show no objects of any class'):
+        robust([PGD4], evaluator=evaluator).test()
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_result(robust, monkeypatch, caplog):
+    def fail(*args, **kwargs):
+        raise RuntimeError('no\nfont')
+
+    monkeypatch.setattr('mmdiff.engine.gallery._detections', fail)
+    runner = robust([PGD4], num_gallery=2)
+    with caplog.at_level('WARNING'):
+        report = run(runner)
+    assert report['complete'] and report['gallery'] == []
+    assert len(report['results']) == 2
+
+
+def test_the_report_is_complete_before_pictures_are_drawn(robust, monkeypatch):
+    runner = robust([PGD4], num_gallery=1)
+
+    def die(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmdiff.engine.gallery.draw_grid', die)
+    with pytest.raises(KeyboardInterrupt):
+        runner.test()
+    assert json.loads(runner.test_loop.out.read_text())['complete']
+
+
+@TRANSFORMS.register_module(force=True)
+class Channels(BaseTransform):
+    """Gives images of another number of channels."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def transform(self, results):
+        image = results['img']
+        results['img'] = np.concatenate([image, image], 2)[..., : self.count]
+        return results
+
+
+@pytest.mark.parametrize('count', [1, 5])
+def test_images_of_any_number_of_channels_are_drawn(robust, monkeypatch, count):
+    original = detector_config
+
+    def with_channels(*args):
+        config = original(*args)
+        config.backbone.in_channels = count
+        config.data_preprocessor = dict(type='DetDataPreprocessor', pad_size_divisor=32)
+        return config
+
+    pipeline = robust([]).cfg.test_dataloader.dataset.pipeline
+    pipeline = [pipeline[0], dict(type='Channels', count=count), *pipeline[1:]]
+    monkeypatch.setitem(make_runner.__globals__, 'detector_config', with_channels)
+    runner = robust([PGD4], data=dict(pipeline=pipeline), num_gallery=1)
+    runner._load_from = None
+    report = run(runner)
+    assert report['complete']
+    (picture,) = report['gallery']
+    assert (runner.test_loop.out.parent / picture['file']).stat().st_size > 0
+
+
+WRAPPERS = {
+    'concat': lambda data: dict(type='ConcatDataset', datasets=[data, data]),
+    'repeat': lambda data: dict(type='RepeatDataset', times=2, dataset=data),
+    'balanced': lambda data: dict(
+        type='ClassBalancedDataset', oversample_thr=1e-9, dataset=data
+    ),
+    'mixed': lambda data: dict(type='MultiImageMixDataset', dataset=data, pipeline=[]),
+}
+
+
+@pytest.mark.parametrize('wrapper', WRAPPERS)
+def test_the_first_images_of_a_wrapped_set_are_those_of_the_set(robust, wrapper):
+    plain = run(robust([PGD4], 'plain', data=dict(indices=2)))
+    data = dict(wrap=WRAPPERS[wrapper])
+    wrapped = run(robust([PGD4], 'wrapped', data=data, indices=2))
+    assert wrapped['dataset']['indices'] == 2
+    for one, other in zip(plain['results'], wrapped['results'], strict=True):
+        for name in ('num_images', 'metrics', 'per_class', 'image_score'):
+            assert one[name] == other[name]
+
+
+def test_a_whole_wrapped_set_is_attacked(robust):
+    report = run(robust([PGD4], data=dict(wrap=WRAPPERS['mixed'])))
+    assert report['complete'] and report['results'][1]['num_images'] == 4
+
+
+def test_an_empty_wrapped_set_is_one_sentence(robust):
+    def empty(data):
+        return dict(type='ConcatDataset', datasets=[dict(data, indices=0)])
+
+    with pytest.raises(ValueError, match='The test set has no images'):
+        robust([PGD4], data=dict(wrap=empty)).test()
+
+
+def test_repeated_images_are_refused_where_a_metric_goes_by_their_id(
+    robust, toy_root, tmp_path
+):
+    runner = make_runner(toy_root, tmp_path, dict())
+    evaluator = coco_evaluator(runner, tmp_path / 'coco.json')
+    data = dict(wrap=WRAPPERS['repeat'])
+    with pytest.raises(ValueError, match='come more than once; test without'):
+        robust([PGD4], evaluator=evaluator, data=data).test()
+    run(robust([PGD4], evaluator=evaluator, data=data, indices=4))  # each once
+
+
+def test_masks_are_not_measured_and_the_report_says_so(robust, toy_root, tmp_path):
+    runner = make_runner(toy_root, tmp_path, dict())
+    evaluator = coco_evaluator(runner, tmp_path / 'coco.json')
+    boxes = run(robust([PGD4], 'boxes', evaluator=evaluator))
+    both = [
+        dict(evaluator, metric=['bbox', 'segm']),
+        dict(evaluator, metric='segm'),
+    ]
+    runner = robust([PGD4], 'both', evaluator=both)
+    report = run(runner)
+    assert report['not_measured'] == ['segm of CocoMetric'] * 2
+    assert boxes['not_measured'] == []
+    for one, other in zip(boxes['results'], report['results'], strict=True):
+        assert one['metrics'] == other['metrics']
+    notes = build_page(read_reports([runner.test_loop.out])).notes
+    assert any('segm of CocoMetric was not measured' in note for note in notes)
