@@ -5,7 +5,7 @@ import huggingface_hub
 import pytest
 import safetensors.torch
 import torch
-from conftest import TINY_UNET, batch_of
+from conftest import TINY_UNET, batch_of, run
 from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditionModel
 from mmengine.runner import load_checkpoint, save_checkpoint
 
@@ -539,7 +539,7 @@ def test_detector_is_attacked_and_its_checkpoint_is_small(
     model = detector(make_detector, pipeline)
     model.data_preprocessor.pad_size_divisor = 64
     batch = batch_of([(3, 64, 96)])
-    result = PGD(eps=4, steps=1).run(model, batch)
+    result = run(PGD(eps=4, steps=1), model, batch)
     (adversarial,) = result.inputs
     change = (adversarial - batch['inputs'][0]).abs()
     assert 0 < change.max() <= 4 + 1e-4
