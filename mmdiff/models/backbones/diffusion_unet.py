@@ -88,12 +88,10 @@ class DiffusionUNet(BaseModule):
         # Cast last: the fingerprint is that of the weights as they were read.
         precision = model.get('dtype')
         self.cast_to = None if precision is None else parse_dtype(precision)
-        self.model = DiffusionModel.from_pretrained(**{**model, 'dtype': None})
-        time = self._check_time(timestep, sigma)
+        arguments = dict(model, dtype=None)
+        self.model = DiffusionModel.from_pretrained(**arguments)
+        self._set_time(self._check_time(timestep, sigma))
         self._check_condition()
-        # Exact, whatever the default precision is and the module is cast to.
-        kind = torch.float32 if isinstance(time, float) else torch.int64
-        self.register_buffer('time', torch.tensor(time, dtype=kind), persistent=False)
         if noise == 'fixed':
             self.fixed_noise = self._build_noise()
         self._set_taps(out_indices)
@@ -108,6 +106,11 @@ class DiffusionUNet(BaseModule):
         if self.cast_to is not None:
             self.model.cast(self.cast_to)
         self.train(self.training)
+
+    def _set_time(self, time: int | float) -> None:
+        """Keep the time: exact, whatever the precision of the module is."""
+        kind = torch.float32 if isinstance(time, float) else torch.int64
+        self.register_buffer('time', torch.tensor(time, dtype=kind), persistent=False)
 
     def _set_taps(self, out_indices: Sequence[str | int] | str | int) -> None:
         """Choose the taps and log what a neck needs to know of them."""
