@@ -85,7 +85,7 @@ def test_what_a_cast_prior_gives_has_the_precision_of_what_it_gets(dtype):
     assert {output.dtype for output in outputs} == {dtype}
 
 
-def test_a_cast_detector_runs_to_its_losses(make_detector):
+def test_a_cast_detector_runs_to_its_pyramid(make_detector):
     model = make_detector('retinanet', 'diffusion').to(torch.bfloat16)
     batch = model.data_preprocessor(batch_of([(3, 64, 64)]), True)
     levels = model.extract_feat(batch['inputs'].to(torch.bfloat16))

@@ -85,11 +85,7 @@ class DiffusionUNet(BaseModule):
         self.frozen = frozen
         if not (isinstance(model, dict) and 'source' in model):
             model = {'source': model}
-        # Cast last: the fingerprint is that of the weights as they were read.
-        precision = model.get('dtype')
-        self.cast_to = None if precision is None else parse_dtype(precision)
-        arguments = dict(model, dtype=None)
-        self.model = DiffusionModel.from_pretrained(**arguments)
+        self._load(model)
         self._set_time(self._check_time(timestep, sigma))
         self._check_condition()
         if noise == 'fixed':
@@ -99,13 +95,24 @@ class DiffusionUNet(BaseModule):
             self.model.enable_gradient_checkpointing()
         if frozen:
             self.model.requires_grad_(False)
-        random_weights = isinstance(model['source'], dict) or bool(
-            model.get('random_weights')
-        )
-        self._leave_weights_out(random_weights if save_frozen is None else save_frozen)
+        if save_frozen is None:  # random weights are nowhere else
+            source, random = model['source'], model.get('random_weights', False)
+            save_frozen = isinstance(source, dict) or bool(random)
+        self._leave_weights_out(save_frozen)
         if self.cast_to is not None:
             self.model.cast(self.cast_to)
         self.train(self.training)
+
+    def _load(self, model: dict) -> None:
+        """Load the prior; it is cast last, as its fingerprint is that of what is read.
+
+        Args:
+            model: Arguments of ``DiffusionModel.from_pretrained``.
+        """
+        precision = model.get('dtype')
+        self.cast_to = None if precision is None else parse_dtype(precision)
+        arguments = dict(model, dtype=None)
+        self.model = DiffusionModel.from_pretrained(**arguments)
 
     def _set_time(self, time: int | float) -> None:
         """Keep the time: exact, whatever the precision of the module is."""
