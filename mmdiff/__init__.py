@@ -4,9 +4,7 @@ Names are imported when they are first used: a command that only reads results w
 neither for torch nor for mmdet.
 """
 
-from importlib import import_module
-from typing import Any
-
+from .utils.lazy import attach
 from .version import __version__
 
 # Name: the module that has it. Subpackages are names of their own.
@@ -28,14 +26,4 @@ _PACKAGES = (
 )
 __all__ = ['__version__', *_EXPORTS, *_PACKAGES]  # noqa: PLE0604 (computed)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
-    if name in _PACKAGES:
-        return import_module(f'{__name__}.{name}')
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _EXPORTS, _PACKAGES)

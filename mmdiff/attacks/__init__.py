@@ -4,8 +4,7 @@ Names are imported when they are first used: a report reads budgets and accounts
 attacks without torch.
 """
 
-from importlib import import_module
-from typing import Any
+from mmdiff.utils.lazy import attach
 
 _EXPORTS = {
     'APGD': 'apgd',
@@ -27,12 +26,4 @@ _EXPORTS = {
 }
 __all__ = list(_EXPORTS)
 
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _EXPORTS)

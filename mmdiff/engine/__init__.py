@@ -3,8 +3,7 @@
 Hooks and loops register themselves; all else is imported when it is first used.
 """
 
-from importlib import import_module
-from typing import Any
+from mmdiff.utils.lazy import attach
 
 from .hooks import AttackHook, SampleHook
 from .loops import RobustTestLoop
@@ -19,12 +18,4 @@ _EXPORTS = {
 }
 __all__ = ['AttackHook', 'RobustTestLoop', 'SampleHook', *_EXPORTS]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f'{__name__}.{_EXPORTS[name]}'), name)
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__getattr__, __dir__ = attach(__name__, _EXPORTS)
