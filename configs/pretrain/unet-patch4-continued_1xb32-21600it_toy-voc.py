@@ -1,8 +1,8 @@
 r"""The demo's prior, trained on at a constant rate.
 
 Trained in stages: each starts from the exported weights of the one before, with new
-optimizer state and a short warm-up, and `training.json` beside the weights counts the
-images that they have seen. The aim is 770 thousand, ten times those of the first
+optimizer state and a short warm-up; add up the images of the stages (their cards count
+steps and images a step). The aim is 770 thousand, ten times those of the first
 training. A stage starts from weights by
 
     --cfg-options model.model.source=mmdiff::toy_voc

@@ -2,9 +2,9 @@
 
 12 thousand photographs without labels: VOC07 `train` and Imagenette `train` (shorter
 side 160 px). Trained in stages: each starts from the exported weights of the one
-before, with new optimizer state and a short warm-up, and `training.json` beside the
-weights counts the crops that they have seen. The aim is 2 million; the rate is to fall
-in the last stage only. A stage starts from weights by
+before, with new optimizer state and a short warm-up; add up the crops of the stages
+(their cards count steps and images a step). The aim is 2 million; the rate is to fall in
+the last stage only. A stage starts from weights by
 
     --cfg-options model.model.source=mmdiff::photo128
 
