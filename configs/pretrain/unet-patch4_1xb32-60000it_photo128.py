@@ -3,8 +3,8 @@
 12 thousand photographs without labels: VOC07 `train` and Imagenette `train` (shorter
 side 160 px). Trained in stages: each starts from the exported weights of the one
 before, with new optimizer state and a short warm-up; add up the crops of the stages
-(their cards count steps and images a step). The aim is 2 million; the rate is to fall in
-the last stage only. A stage starts from weights by
+(their cards count steps and images a step). The aim is 2 million; the rate is to fall
+in the last stage only. A stage starts from weights by
 
     --cfg-options model.model.source=mmdiff::photo128
 
