@@ -218,7 +218,7 @@ def test_state_dict_errors(tmp_path):
             load_state_dict(path)
     assert [p.name for p in tmp_path.iterdir()] == ['net.pt']
     for content, words in (
-        ({'state_dict': state}, "'state_dict' is not a tensor"),
+        ({'optimizer': state}, "'optimizer' is not a tensor"),
         ([1], 'nameless list'),
         ({}, 'empty'),
     ):

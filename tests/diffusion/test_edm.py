@@ -353,7 +353,7 @@ def test_sigma_range_of_the_config_bounds_sampling_and_times():
 
 def test_sigma_of_the_cifar_config_is_the_fourth_of_eighteen():
     config = Config.fromfile(config_path('_base_/priors/edm-cifar10.py'))
-    found = config.prior_backbone.sigma
+    found = config.prior.backbone.sigma
     assert found == pytest.approx(karras_sigmas(18)[-4].item(), abs=5e-5)
 
 
