@@ -6,11 +6,11 @@ sentence.
 """
 
 import argparse
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import mmdet
 import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
@@ -186,22 +186,20 @@ def try_attack(attack: Attack, model: torch.nn.Module, batch: dict) -> str:
     return 'yes'
 
 
-def test_families(families: list[str], side: int) -> Table:
-    table = Table()
-    for family in track(families, 'attacking detectors'):
-        try:
-            model = build_detector(FAMILIES[family])
-        except Exception as error:  # a package that is not there, say
-            text = ' '.join(str(error).split())[:160]
-            cell = table.refer(f'mmdet cannot build it here: {text}')
-            table.rows[family] = [cell] * len(ATTACKS)
-            continue
-        batch = make_batch(LARGE.get(family, side))
-        answers = [try_attack(attack, model, batch) for attack in ATTACKS.values()]
-        table.rows[family] = [
-            answer if answer == 'yes' else table.refer(answer) for answer in answers
-        ]
-    return table
+def try_family(family: str, side: int, table: Table) -> None:
+    """Add the row of one family."""
+    try:
+        model = build_detector(FAMILIES[family])
+    except Exception as error:  # a package that is not there, say
+        text = ' '.join(str(error).split())[:160]
+        cell = table.refer(f'mmdet cannot build it here: {text}')
+        table.rows[family] = [cell] * len(ATTACKS)
+        return
+    batch = make_batch(LARGE.get(family, side))
+    answers = [try_attack(attack, model, batch) for attack in ATTACKS.values()]
+    table.rows[family] = [
+        answer if answer == 'yes' else table.refer(answer) for answer in answers
+    ]
 
 
 def main() -> None:
@@ -217,18 +215,17 @@ def main() -> None:
             f'compatibility.py: there is no {unknown[0]!r}; choose from '
             f'{", ".join(FAMILIES)}.'
         )
-    os.environ.setdefault('OMP_NUM_THREADS', '1')
     register_all_modules(init_default_scope=True)
-    table = test_families(args.families or list(FAMILIES), args.size)
-    import mmdet
-
     versions = f'mmdet {mmdet.__version__}, torch {torch.__version__}'
-    text = HEADER.format(versions=versions, side=args.size) + table.to_markdown()
+    header = HEADER.format(versions=versions, side=args.size)
+    table = Table()
+    for family in track(args.families or list(FAMILIES), 'attacking detectors'):
+        try_family(family, args.size, table)
+        if args.out is not None:  # each row as it comes: the run may be ended
+            with whole_file(args.out) as partial:
+                partial.write_text(header + table.to_markdown(), encoding='utf-8')
     if args.out is None:
-        Console().print(text, markup=False)
-        return
-    with whole_file(args.out) as partial:
-        partial.write_text(text, encoding='utf-8')
+        Console().print(header + table.to_markdown(), markup=False)
 
 
 if __name__ == '__main__':

@@ -255,7 +255,8 @@ def test_a_larger_canvas_than_the_attacks_is_told(robust):
         item = load(i)
         if i == 3:
             item['inputs'] = item['inputs'][:, :64]
-            item['data_samples'].set_metainfo(dict(img_shape=(64, 96)))
+            meta = dict(img_shape=(64, 96), ori_shape=(43, 64))  # times 1.5
+            item['data_samples'].set_metainfo(meta)
         return item
 
     dataset.prepare_data = cropped
