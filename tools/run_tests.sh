@@ -7,5 +7,6 @@ BIN=${MMDIFF_VENV:-$PWD/.venv}/bin
 "$BIN/ruff" check .
 "$BIN/ruff" format --check .
 "$BIN/mypy"
-# Small operations: more threads than one only get in each other's way.
-OMP_NUM_THREADS=1 "$BIN/python" -m pytest "$@"
+# Small operations: more threads than one only get in each other's way. So a process for
+# each core, and each file of tests in one of them.
+OMP_NUM_THREADS=1 "$BIN/python" -m pytest -n auto --dist loadfile "$@"
