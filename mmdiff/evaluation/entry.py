@@ -72,38 +72,33 @@ class Cost:
 class Sanity:
     """What an attack did to the images, for the checks.
 
+    Counts and sizes are those of :class:`mmdiff.attacks.AttackStats`, and some more:
+
     Args:
-        images: Images attacked.
-        changed: Images of which at least one pixel changed.
-        max_delta: Largest change of a pixel value, in 0..255.
-        max_l2: Largest L2 norm of a change.
-        pixel_min: Smallest value handed on.
-        pixel_max: Largest value handed on.
-        zero_grads: Gradients that were all zero.
-        nonfinite_grads: Gradients with NaN or infinity.
-        losses: Objective by step, summed over images.
+        images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
         blocked: Images whose gradient could not be had.
+        changed, changed_share: Images of which a pixel changed, and their share.
+        zero_grads, zero_share: Gradients that were all zero, and their share.
+        nonfinite_grads, nonfinite_share: Gradients with NaN or infinity, and their
+            share.
         objective_ends: Mean objective of an image before and after the attack; ``None``
             if it has none.
-        changed_share: Share of the images that changed.
-        zero_share: Share of the gradients that were zero.
-        nonfinite_share: Share of the gradients that were not finite.
     """
 
     images: int = 0
+    blocked: int = 0
     changed: int = 0
+    changed_share: float = 0.0
     max_delta: float = 0.0
     max_l2: float = 0.0
     pixel_min: float = 255.0
     pixel_max: float = 0.0
     zero_grads: int = 0
-    nonfinite_grads: int = 0
-    losses: dict[int, float] = field(default_factory=dict)
-    blocked: int = 0
-    objective_ends: tuple[float, float] | None = None
-    changed_share: float = 0.0
     zero_share: float = 0.0
+    nonfinite_grads: int = 0
     nonfinite_share: float = 0.0
+    losses: dict[int, float] = field(default_factory=dict)
+    objective_ends: tuple[float, float] | None = None
 
     @classmethod
     def of(

@@ -199,20 +199,13 @@ class Oracle(ABC):
                 f'objective={objective!r} is none of {self.task}; choose one of '
                 f'{NAMES[self.task]}.'
             )
-        samples = self.prepare(group, stats, seed_of, objective, proposals)
-        group = replace(group, samples=samples)
-        return Question(self, group, objective, eot, seed_of, stats)
+        question = Question(self, group, objective, proposals, eot, seed_of, stats)
+        question.group = replace(group, samples=self.prepare(question))
+        return question
 
-    def prepare(
-        self,
-        group: ImageGroup,
-        stats: AttackStats,
-        seed_of: Callable[..., int],
-        objective: str,
-        proposals: str,
-    ) -> list:
+    def prepare(self, question: Question) -> list:
         """Return the samples with what the objective is measured against."""
-        return group.samples
+        return question.group.samples
 
     @abstractmethod
     def image_losses(self, batch: dict, seeds: Sequence[int], objective: str) -> Tensor:

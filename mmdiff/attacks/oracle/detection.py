@@ -9,7 +9,7 @@ returns fixed proposals; ``forward`` of classification losses weights classes (o
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import (
     AbstractContextManager,
     ExitStack,
@@ -31,10 +31,10 @@ from ..objectives.detection import (
     with_truth,
     without_objects,
 )
-from ..result import AttackStats
-from .base import ImageGroup, Oracle
+from .base import Oracle
 from .frame import Frame, Region, image_region
 from .ground_truth import to_input_scale
+from .question import Question
 
 
 class DetectionOracle(Oracle):
@@ -77,25 +77,19 @@ class DetectionOracle(Oracle):
                 getattr(preprocessor, pad)(batch['data_samples'])
         return batch
 
-    def prepare(
-        self,
-        group: ImageGroup,
-        stats: AttackStats,
-        seed_of: Callable[..., int],
-        objective: str,
-        proposals: str,
-    ) -> list:
+    def prepare(self, question: Question) -> list:
         """Add the objective's ground truth and, if fixed, the proposals to samples."""
+        group, seed_of = question.group, question.seed_of
         samples = [
-            with_truth(sample, self.model, objective, seed_of(i, 'truth'))
+            with_truth(sample, self.model, question.objective, seed_of(i, 'truth'))
             for sample, i in zip(group.samples, group.ids)
         ]
-        if proposals == 'fixed':
+        if question.proposals == 'fixed':
             seed_all(seed_of(group.ids[0], 'proposals'))
             with training_flags(self.model, True):
                 batch = self.preprocess(group.pixels, samples, group.frames)
                 proposed = self._propose(batch) or []
-            stats.queries += len(proposed)
+            question.stats.queries += len(proposed)
             for sample, instances in zip(samples, proposed):
                 sample.proposals = instances
         return samples

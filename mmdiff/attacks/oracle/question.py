@@ -27,6 +27,7 @@ class Question:
         oracle: The oracle of the model.
         group: The images, with what the objective is measured against.
         objective: Name of the objective.
+        proposals: ``'fixed'`` or ``'moving'``; see :class:`IterativeAttack`.
         eot: Number of passes that are averaged (expectation over transformation).
         seed_of: See :meth:`Oracle.ask`.
         stats: Account in which gradients and queries are counted.
@@ -35,6 +36,7 @@ class Question:
     oracle: Oracle
     group: ImageGroup
     objective: str
+    proposals: str
     eot: int
     seed_of: Callable[..., int]
     stats: AttackStats
