@@ -91,7 +91,7 @@ FAMILIES = {
 LARGE = {'DDQ DETR': 256, 'DINO': 256}
 HEADER = """# What runs on which detector
 
-Made by `python tools/compatibility.py` ({versions}): every detector of mmdet from its
+Made by `python tools/compatibility.py` ({versions}): each detector from mmdet's
 own config with random weights, one step of every attack on one image of {side} px
 (256 px for DINO and DDQ DETR, which choose 900 cells).
 
