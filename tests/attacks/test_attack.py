@@ -385,7 +385,7 @@ def test_needs_ground_truth_and_its_scale(make_detector):
         PGD()(model, batch_of(), 'other')
     batch = batch_of(scale=0.5)
     del batch['data_samples'][0].scale_factor
-    with pytest.raises(ValueError, match='no scale_factor'):
+    with pytest.raises(ValueError, match="add 'ori_shape' and 'scale_factor'"):
         PGD()(model, batch)
     del batch['data_samples'][0].gt_instances
     with pytest.raises(ValueError, match='needs ground truth'):

@@ -12,6 +12,7 @@ import torch
 from conftest import NUM_CLASSES, ask, detector_config, run
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
+from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
 
 from mmdiff import PGD
@@ -41,7 +42,9 @@ def resized():
 def model(resized):
     """A detector on its way: it has seen these images for a second or two."""
     torch.manual_seed(0)
-    model = MODELS.build(detector_config('fcos', 'resnet'))
+    # Whatever scope the tests before it in this process left.
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(detector_config('fcos', 'resnet'))
     model.init_weights()
     samples = [to_input_scale(s, 'original') for s in resized['data_samples']]
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
