@@ -387,6 +387,7 @@ def test_needs_ground_truth_and_its_scale(make_detector):
     del batch['data_samples'][0].scale_factor
     with pytest.raises(ValueError, match="add 'ori_shape' and 'scale_factor'"):
         PGD()(model, batch)
+    batch = batch_of()
     del batch['data_samples'][0].gt_instances
     with pytest.raises(ValueError, match='needs ground truth'):
         PGD()(model, batch)
