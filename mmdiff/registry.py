@@ -1,7 +1,8 @@
 """Registries of the scope ``mmdiff``.
 
 They are children of mmengine's roots, so ``type='mmdiff.DiffusionUNet'`` resolves
-from mmdet and from mmpretrain configs alike. ``ATTACKS`` is a root of its own. Whoever
+from mmdet and from mmpretrain configs alike. ``ATTACKS`` and
+``OBJECTIVES`` are roots of their own. Whoever
 uses a component comes by here, so here the mm packages are checked.
 """
 
@@ -48,3 +49,6 @@ METRICS = Registry(
     locations=['mmdiff.evaluation.metrics'],
 )
 ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks.registered'])
+OBJECTIVES = Registry(
+    'objective', scope='mmdiff', locations=['mmdiff.attacks.registered']
+)

@@ -9,6 +9,7 @@ from mmdiff.utils.lazy import attach
 _EXPORTS = {
     'APGD': 'apgd',
     'DAG': 'dag',
+    'DetectionObjective': 'objectives.detections',
     'MIM': 'mim',
     'PGD': 'pgd',
     'Attack': 'attack',

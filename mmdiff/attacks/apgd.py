@@ -57,6 +57,7 @@ class APGD(GradientAttack[APGDTrace]):
         [22, 41, 57, 70]
     """
 
+    steps: int = 50
     rho: float = 0.75
     alpha: float = 0.75
     trace_type: ClassVar[type[Trace]] = APGDTrace

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from .objectives import objective_names
+from .objectives import build_objective, objective_names
 from .oracle import ImageGroup, Oracle, Question
 from .result import AttackStats
 from .source import SourcedAttack
@@ -29,8 +30,13 @@ class IterativeAttack(SourcedAttack):
             Wang 2019); ``'cwa'``: both, classes weighted (Chen et al. 2021). Of TOG
             (Chow et al. 2020): ``'vanishing'`` descends all losses against no objects,
             ``'fabrication'`` ascends them, ``'mislabel'`` descends all losses against
-            the boxes with other classes (all shifted by one random number). On
-            classifiers, ``'total'`` and ``'ce'``: the cross-entropy.
+            the boxes with other classes (all shifted by one random number). On what
+            the detector reports at test time: ``'detections'`` lowers the scores of
+            true classes on objects, ``'detections_fabrication'`` raises false alarms as
+            well, ``'margin'`` lets any other class win, ``'targeted'`` one. On
+            classifiers, ``'total'`` and ``'ce'``: the cross-entropy. An objective of
+            your own by its config: ``dict(type='MyObjective', ...)``
+            (:class:`mmdiff.attacks.DetectionObjective`).
         restarts: Number of restarts; of each image the one that ends with the highest
             objective is kept.
         restart_offset: Number of the first restart: run one by one, with offsets 0, 1,
@@ -41,6 +47,8 @@ class IterativeAttack(SourcedAttack):
             on the proposals for the clean image, equally sampled at every step;
             ``'moving'``: each iterate has its own, as the model computes its losses;
             they may fall unseen by the gradient, with fewer proposals on objects.
+            Where the objective is on what is reported, proposals are those of test
+            time.
         source, norm, quantize, seed: See :class:`SourcedAttack`.
 
     Raises:
@@ -49,7 +57,7 @@ class IterativeAttack(SourcedAttack):
 
     eps: float | None = field(default=8, kw_only=False)
     steps: int = 10
-    objective: str = 'total'
+    objective: str | Mapping[str, Any] = 'total'
     restarts: int = 1
     restart_offset: int = 0
     eot: int = 1
@@ -62,7 +70,10 @@ class IterativeAttack(SourcedAttack):
                 f'{type(self).__name__} needs a budget; give eps in pixels (8 is '
                 '8/255).'
             )
-        if self.objective not in objective_names():
+        if not isinstance(self.objective, str):
+            self.objective = dict(self.objective)  # of mmengine's: reports are JSON
+            build_objective(self.objective)
+        elif self.objective not in objective_names():
             raise ValueError(
                 f'objective={self.objective!r} is unknown; choose one of '
                 f'{objective_names()}.'
@@ -183,7 +194,8 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
 
     def _comparing(self, question: Question) -> tuple[bool, bool]:
         """Whether the best iterate is kept, and whether heads sample anew."""
-        fixed = self.proposals == 'fixed'
+        # What is reported at test time is no sample: it compares as it is.
+        fixed = self.proposals == 'fixed' or not question.samples_anew
         keep_best = self.keep_best
         if keep_best is None:
             keep_best = fixed or not question.proposals_move

@@ -1,4 +1,4 @@
-"""Import every module of attacks: they register themselves in ``ATTACKS``."""
+"""Import every module of attacks: they register themselves."""
 
 from importlib import import_module
 

@@ -103,10 +103,8 @@ def differentiable(device: torch.device) -> Iterator[None]:
 
 
 @contextmanager
-def replaced(
-    owner: nn.Module | ModuleType, name: str, function: Callable
-) -> Iterator[None]:
-    """Replace the method ``owner.name`` by ``function``, and put back what was there.
+def replaced(owner: nn.Module | ModuleType, name: str, function: Any) -> Iterator[None]:
+    """Replace ``owner.name``, a method as a rule, and put back what was there.
 
     What was there is the method of the class, or an attribute that a user had set on
     the instance.

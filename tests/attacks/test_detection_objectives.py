@@ -8,7 +8,7 @@ from torch import nn
 
 from mmdiff import PGD
 from mmdiff.attacks.dag_proposals import propose
-from mmdiff.attacks.objectives import NAMES
+from mmdiff.attacks.objectives import NAMES, REPORTED
 from mmdiff.attacks.objectives.detection import (
     OBJECTIVES,
     balanced_classes,
@@ -20,7 +20,7 @@ from mmdiff.utils.modules import num_classes
 
 
 def test_their_names_are_those_that_attacks_accept():
-    assert NAMES['detection'] == tuple(OBJECTIVES)
+    assert NAMES['detection'] == (*OBJECTIVES, *REPORTED)
 
 
 def scaled(batch):
@@ -128,8 +128,15 @@ def test_objectives_a_head_cannot_serve_are_one_sentence(make_detector):
     with pytest.raises(ValueError, match="objective='cls', only loss_mask; use") as e:
         PGD(objective='cls')(detector, batch_of())
     assert "'total'" in str(e.value) and "'reg'" not in str(e.value)
-    detector.loss = lambda inputs, samples: samples[0].gt_instances.bboxes[0]
+
+    def first_box(inputs, samples):
+        return dict(loss_bbox=inputs.sum() * samples[0].gt_instances.bboxes[0].sum())
+
+    detector.loss = first_box
     with pytest.raises(ValueError, match='FCOS has no loss for an image without'):
+        PGD(objective='fabrication')(detector, batch_of())
+    detector.loss = lambda inputs, samples: [][0]
+    with pytest.raises(IndexError, match='list index out of range'):  # its own error
         PGD(objective='fabrication')(detector, batch_of())
     (sample,) = scaled(batch_of())
     del sample.gt_instances

@@ -1,5 +1,5 @@
 """What attacks ascend: one module a task, and their names."""
 
-from .base import NAMES, objective_names
+from .base import NAMES, REPORTED, build_objective, objective_name, objective_names
 
-__all__ = ['NAMES', 'objective_names']
+__all__ = ['NAMES', 'REPORTED', 'build_objective', 'objective_name', 'objective_names']

@@ -1,5 +1,15 @@
 """Names of objectives by task, so that a mistyped one is refused before any work."""
 
+from collections.abc import Mapping
+from typing import Any
+
+# Objectives on what a detector reports at test time, by the settings of their class.
+REPORTED: dict[str, dict[str, Any]] = {
+    'detections': {'type': 'Detections'},
+    'detections_fabrication': {'type': 'Detections', 'false_alarms': 1.0},
+    'margin': {'type': 'Margin'},
+    'targeted': {'type': 'Targeted'},
+}
 NAMES = {
     'detection': (
         'total',
@@ -10,6 +20,7 @@ NAMES = {
         'vanishing',
         'fabrication',
         'mislabel',
+        *REPORTED,
     ),
     'classification': ('total', 'ce'),
 }
@@ -18,3 +29,31 @@ NAMES = {
 def objective_names() -> tuple[str, ...]:
     """Return the names of the objectives of all tasks, each once."""
     return tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
+
+
+def objective_name(objective: str | Mapping[str, Any]) -> str:
+    """Name of an objective in reports: of a config, its type and its settings.
+
+    Example:
+        >>> objective_name({'type': 'MyObjective', 'weight': 2})
+        'MyObjective_weight2'
+    """
+    if isinstance(objective, str):
+        return objective
+    settings = [f'{k}{v}' for k, v in objective.items() if k != 'type']
+    return '_'.join([objective['type'].removeprefix('mmdiff.'), *settings])
+
+
+def build_objective(objective: str | Mapping[str, Any]) -> Any:
+    """Build an objective of ``mmdiff.OBJECTIVES``, by its config or name.
+
+    Raises:
+        ValueError: If there is none of that type, or if it does not take the settings.
+    """
+    from mmdiff.registry import OBJECTIVES
+
+    config = REPORTED[objective] if isinstance(objective, str) else dict(objective)
+    try:
+        return OBJECTIVES.build({**config, '_scope_': 'mmdiff'})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f'objective={objective} cannot be built: {error}') from None

@@ -25,7 +25,8 @@ TERMS['head'] = TERMS['cls'] + REG
 
 
 def without_objects(sample: Any, model: nn.Module, seed: int) -> Any:
-    """Return the sample with empty ground truth."""
+    """Return the sample with empty ground truth, and its objects in ``objects``."""
+    sample.objects = sample.gt_instances
     sample.gt_instances = sample.gt_instances[:0]
     if 'ignored_instances' in sample:
         sample.ignored_instances = sample.ignored_instances[:0]
@@ -38,13 +39,25 @@ def with_wrong_labels(sample: Any, model: nn.Module, seed: int) -> Any:
     Raises:
         NotApplicable: If the model has one class only.
     """
+    sample.gt_instances.labels = wrong_labels(sample, model, seed)
+    return sample
+
+
+def wrong_labels(sample: Any, model: nn.Module, seed: int) -> Tensor:
+    """Shift the classes of a sample's objects by one seeded number, (N,).
+
+    Raises:
+        NotApplicable: If the model has one class only.
+    """
     classes = num_classes(model)
     if classes < 2:
-        raise NotApplicable("objective='mislabel' needs two classes; use 'vanishing'.")
+        raise NotApplicable(
+            'An objective with wrong classes (mislabel, targeted) needs a model with '
+            "two classes; use 'vanishing'."
+        )
     generator = torch.Generator().manual_seed(seed)
     shift = int(torch.randint(1, classes, (), generator=generator))
-    sample.gt_instances.labels = (sample.gt_instances.labels + shift) % classes
-    return sample
+    return (sample.gt_instances.labels + shift) % classes
 
 
 @dataclass(frozen=True)

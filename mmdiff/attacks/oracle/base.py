@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
@@ -24,7 +24,7 @@ from mmdiff.utils.modules import (
 )
 
 from ..errors import NotApplicable
-from ..objectives import NAMES
+from ..objectives import NAMES, REPORTED, build_objective
 from ..result import AttackStats
 from .frame import Frame, ImageGroup, Region, check_pixels
 from .question import Question
@@ -81,6 +81,31 @@ class Oracle(ABC):
     def proposals_move(self) -> bool:
         """Whether what losses are taken on depends on the image: two-stage models."""
         return False
+
+    def goal_of(self, objective: str | Mapping[str, Any]) -> Any:
+        """Build what is ascended: an objective by its name, or by its config.
+
+        Raises:
+            NotApplicable: If models of this task have no such objective.
+        """
+        if isinstance(objective, str):
+            if objective not in NAMES[self.task]:
+                raise NotApplicable(
+                    f'objective={objective!r} is none of {self.task}; choose one of '
+                    f'{NAMES[self.task]}.'
+                )
+            if objective not in REPORTED:
+                return objective
+        goal = build_objective(objective)
+        if goal.task != self.task:
+            raise NotApplicable(
+                f'objective={objective!r} is one of {goal.task}, not of {self.task}.'
+            )
+        return goal
+
+    def trains_for(self, goal: Any) -> bool:
+        """Whether modules are in train mode while an objective is taken."""
+        return self.training and isinstance(goal, str)
 
     @contextmanager
     def attacked(self) -> Iterator[None]:
@@ -176,7 +201,7 @@ class Oracle(ABC):
         group: ImageGroup,
         stats: AttackStats,
         seed_of: Callable[..., int],
-        objective: str,
+        objective: str | Mapping[str, Any],
         proposals: str = 'fixed',
         eot: int = 1,
     ) -> Question:
@@ -187,19 +212,15 @@ class Oracle(ABC):
             stats: Account in which gradients and queries are counted.
             seed_of: Seed of a random choice about an image: called with the image's
                 id and names of the choice.
-            objective: Name of the objective.
+            objective: Name of the objective, or its config.
             proposals: ``'fixed'`` or ``'moving'``; see :class:`IterativeAttack`.
             eot: Number of passes that the objective is averaged over.
 
         Raises:
             NotApplicable: If models of this task have no such objective.
         """
-        if objective not in NAMES[self.task]:
-            raise NotApplicable(
-                f'objective={objective!r} is none of {self.task}; choose one of '
-                f'{NAMES[self.task]}.'
-            )
-        question = Question(self, group, objective, proposals, eot, seed_of, stats)
+        goal = self.goal_of(objective)
+        question = Question(self, group, goal, proposals, eot, seed_of, stats)
         question.group = replace(group, samples=self.prepare(question))
         return question
 
@@ -208,13 +229,13 @@ class Oracle(ABC):
         return question.group.samples
 
     @abstractmethod
-    def image_losses(self, batch: dict, seeds: Sequence[int], objective: str) -> Tensor:
+    def image_losses(self, batch: dict, seeds: Sequence[int], objective: Any) -> Tensor:
         """Objective of every image, (N,), as if it were alone in the batch.
 
         Args:
             batch: Output of :meth:`preprocess`.
             seeds: Seed of the random choices of heads, one per image.
-            objective: Name of the objective.
+            objective: What :meth:`goal_of` made of the objective.
 
         Raises:
             NotApplicable: If the model has no loss for this objective.

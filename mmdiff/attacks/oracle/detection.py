@@ -30,11 +30,14 @@ from ..objectives.detection import (
     sum_losses,
     with_truth,
     without_objects,
+    wrong_labels,
 )
+from ..objectives.detections import DetectionObjective, Truth
 from .base import Oracle
 from .frame import Frame, Region, image_region
 from .ground_truth import to_input_scale
 from .question import Question
+from .reported import candidates_of
 
 
 class DetectionOracle(Oracle):
@@ -81,24 +84,48 @@ class DetectionOracle(Oracle):
         """Add the objective's ground truth and, if fixed, the proposals to samples."""
         group, seed_of = question.group, question.seed_of
         samples = [
-            with_truth(sample, self.model, question.objective, seed_of(i, 'truth'))
+            self._with_truth(sample, question.objective, seed_of(i, 'truth'))
             for sample, i in zip(group.samples, group.ids)
         ]
         if question.proposals == 'fixed':
+            training = self.trains_for(question.objective)
             seed_all(seed_of(group.ids[0], 'proposals'))
-            with training_flags(self.model, True):
+            with training_flags(self.model, training):
                 batch = self.preprocess(group.pixels, samples, group.frames)
-                proposed = self._propose(batch) or []
+                proposed = self._propose(batch, training) or []
             question.stats.queries += len(proposed)
             for sample, instances in zip(samples, proposed):
                 sample.proposals = instances
         return samples
 
-    def _propose(self, batch: dict) -> list | None:
-        """What the RPN proposes in training for each image; ``None`` without an RPN."""
+    def _with_truth(
+        self, sample: Any, goal: str | DetectionObjective, seed: int
+    ) -> Any:
+        """Copy a sample, with what the objective is measured against."""
+        if isinstance(goal, str):
+            return with_truth(sample, self.model, goal, seed)
+        if 'gt_instances' not in sample:
+            raise NotApplicable(
+                f'{type(goal).__name__} is about boxes and this model has none; use '
+                "objective='total'."
+            )
+        sample = copy.deepcopy(sample)
+        if goal.needs_targets:
+            targets = wrong_labels(sample, self.model, seed)
+            sample.gt_instances.targets = targets
+        return sample
+
+    def _propose(self, batch: dict, training: bool) -> list | None:
+        """What the RPN proposes for each image; ``None`` without an RPN."""
         model = self.model
         if not hasattr(model, 'rpn_head') or not hasattr(model, 'roi_head'):
             return None
+        if not training:
+            with torch.no_grad():
+                features = model.extract_feat(batch['inputs'])
+                return model.rpn_head.predict(
+                    features, batch['data_samples'], rescale=False
+                )
         samples = copy.deepcopy(batch['data_samples'])
         for sample in samples:  # for an RPN there is one class
             sample.gt_instances.labels.zero_()
@@ -109,11 +136,13 @@ class DetectionOracle(Oracle):
                 1
             ]
 
-    def image_losses(self, batch: dict, seeds: Sequence[int], objective: str) -> Tensor:
+    def image_losses(self, batch: dict, seeds: Sequence[int], objective: Any) -> Tensor:
         """See :meth:`Oracle.image_losses`.
 
         If a sample has ``proposals``, they take the place of the RPN's.
         """
+        if not isinstance(objective, str):
+            return self._reported(batch, objective)
         inputs = batch['inputs']
         extract_feat = getattr(self.model, 'extract_feat', None)
         features = None if extract_feat is None else extract_feat(inputs)
@@ -131,12 +160,37 @@ class DetectionOracle(Oracle):
                     stack.enter_context(balanced_classes(self.model, labels))
                 losses = self._loss(image, sample, objective)
             loss = sum_losses(losses, objective)
-            if goal.truth is without_objects and loss == 0:
+            if goal.truth is without_objects and loss == 0 and features is not None:
                 self._refuse_if_flat(image, _take(features, i), sample, objective)
             # What the loss of one image leaves behind must not reach the next one.
             self.reset()
             values.append(goal.sign * loss)
         return torch.stack(values)
+
+    def _reported(self, batch: dict, goal: DetectionObjective) -> Tensor:
+        """Objectives of what is reported at test time, for the whole batch at once."""
+        candidates = candidates_of(self.model, batch)
+        if torch.is_grad_enabled():
+            self._refuse_if_detached(batch, candidates)
+        truths = [Truth.of(sample) for sample in batch['data_samples']]
+        values = [goal(*pair) for pair in zip(candidates, truths)]
+        self.reset()
+        return torch.stack(values)
+
+    def _refuse_if_detached(self, batch: dict, candidates: list) -> None:
+        """Complain about a head that lets no gradient through when it predicts.
+
+        Raises:
+            NotApplicable: If features have a gradient, and scores have none.
+        """
+        if any(each.scores.requires_grad for each in candidates):
+            return
+        features = self.model.extract_feat(batch['inputs'])
+        if _has_gradient(features):
+            raise NotApplicable(
+                f'{type(self.model).__name__} detaches its scores where it predicts, '
+                "so an objective on them has no gradient; use objective='total'."
+            )
 
     def _refuse_if_flat(
         self, image: Tensor, features: Any, sample: Any, objective: str
@@ -185,9 +239,20 @@ class DetectionOracle(Oracle):
         try:
             return self.model.loss(image, [sample])
         except (AssertionError, IndexError) as error:
-            if OBJECTIVES[objective].truth is not without_objects:
+            emptied = OBJECTIVES[objective].truth is without_objects
+            if not emptied or self._fails_with_objects(image, sample):
                 raise
             raise self._no_loss_without_objects(objective) from error
+
+    def _fails_with_objects(self, image: Tensor, sample: Any) -> bool:
+        """Whether the model's own loss fails too: then the error is the model's."""
+        complete = sample.clone()
+        complete.gt_instances = complete.objects
+        try:
+            self.model.loss(image, [complete])
+        except (AssertionError, IndexError):
+            return True
+        return False
 
     def _no_loss_without_objects(self, objective: str) -> NotApplicable:
         return NotApplicable(
@@ -203,6 +268,14 @@ def _random_like(features: Any, generator: torch.Generator) -> Any:
     if isinstance(features, dict):
         return {key: _random_like(v, generator) for key, v in features.items()}
     return type(features)(_random_like(value, generator) for value in features)
+
+
+def _has_gradient(features: Any) -> bool:
+    """Whether any tensor of nested features depends on the image."""
+    if isinstance(features, Tensor):
+        return features.requires_grad
+    values = features.values() if isinstance(features, dict) else features
+    return any(_has_gradient(value) for value in values)
 
 
 def _take(features: Any, i: int) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ class Question:
     Args:
         oracle: The oracle of the model.
         group: The images, with what the objective is measured against.
-        objective: Name of the objective.
+        objective: What is ascended (:meth:`Oracle.goal_of`).
         proposals: ``'fixed'`` or ``'moving'``; see :class:`IterativeAttack`.
         eot: Number of passes that are averaged (expectation over transformation).
         seed_of: See :meth:`Oracle.ask`.
@@ -35,7 +35,7 @@ class Question:
 
     oracle: Oracle
     group: ImageGroup
-    objective: str
+    objective: Any
     proposals: str
     eot: int
     seed_of: Callable[..., int]
@@ -45,6 +45,11 @@ class Question:
     def proposals_move(self) -> bool:
         """See :attr:`Oracle.proposals_move`."""
         return self.oracle.proposals_move
+
+    @property
+    def samples_anew(self) -> bool:
+        """Whether heads may sample other boxes at each pass, as they do in training."""
+        return self.oracle.trains_for(self.objective)
 
     def gradients(
         self, pixels: Sequence[Tensor], restart: int, step: int, resample: bool = False
@@ -87,7 +92,7 @@ class Question:
         group, total = self.group, 0
         seeds = [self.seed_of(i, *choice) for i in group.ids]
         noise_seed = self.seed_of(group.ids[0], restart, step)
-        with training_flags(self.oracle.model, self.oracle.training):
+        with training_flags(self.oracle.model, self.samples_anew):
             for k in range(self.eot):
                 batch = self.oracle.preprocess(pixels, group.samples, group.frames)
                 seed_all(noise_seed + k)  # of fresh noise in the backbone

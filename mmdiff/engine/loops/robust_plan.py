@@ -16,6 +16,7 @@ from mmdiff.attacks import (
     RandomNoise,
     Square,
 )
+from mmdiff.attacks.objectives import objective_name
 from mmdiff.evaluation.entry import Entry, Role
 from mmdiff.registry import ATTACKS
 
@@ -184,7 +185,7 @@ def make_entry(attack: Attack) -> Entry:
     if settings.get('source') is not None:
         parts.insert(0, 'transfer')
     if settings.get('objective'):
-        parts.append(settings['objective'])
+        parts.append(objective_name(settings['objective']))
     role: Role = 'control' if isinstance(attack, RandomNoise) else 'attack'
     return Entry(kind, '_'.join(parts), role, attack.budget, settings)
 
