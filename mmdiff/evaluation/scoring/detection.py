@@ -26,6 +26,7 @@ from torch import Tensor
 
 from ..record import RunRecord
 from .base import Prediction, Scorer
+from .matching import Matcher, matcher_of
 
 FIELDS = ('bboxes', 'scores', 'labels')
 # Metrics that count no boxes, which configs set beside one that does.
@@ -156,6 +157,9 @@ class DetectionScorer(Scorer):
             eval_mode,
             self.voc_boxes,
         )
+
+    def matcher(self, metric: str) -> Matcher | None:
+        return matcher_of(self.evaluator.metrics, metric, self.truth.samples())
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether the scores of the surest detections differ."""
