@@ -43,6 +43,49 @@ class Cost:
 
 
 @dataclass
+class Broke:
+    """What became of the objects of a set, in detections of at least some score.
+
+    Shares are of all objects that count, and sum to 1.
+
+    Args:
+        score_threshold: Lowest score of a detection that is looked at.
+        objects: Number of objects.
+        right: Share with a detection of their class, at IoU 0.5 or more.
+        wrong_class: Share with detections of other classes alone, at IoU 0.5 or more.
+        moved: Share with a detection of their class at IoU 0.1 to 0.5, and no better.
+        lost: Share with nothing of all this.
+        false_per_image: Detections below IoU 0.1 with every object, per image.
+        mean_iou: Mean IoU of those that are right; ``None`` if there are none.
+        any_class_ap: AP at IoU 0.5 when all classes are one, at any score.
+    """
+
+    score_threshold: float
+    objects: int
+    right: float
+    wrong_class: float
+    moved: float
+    lost: float
+    false_per_image: float
+    mean_iou: float | None
+    any_class_ap: float | None
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Broke:
+        """Read what ``asdict`` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is damaged.
+        """
+        values = {f.name: raw[f.name] for f in fields(cls)}
+        for name, value in values.items():
+            if value is None and name in ('mean_iou', 'any_class_ap'):
+                continue
+            values[name] = int(value) if name == 'objects' else float(value)
+        return cls(**values)
+
+
+@dataclass
 class Sanity:
     """What an attack did to the images, for the checks.
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from mmdiff.attacks import Budget
 
-from .account import Cost, Flag, Sanity
+from .account import Broke, Cost, Flag, Sanity
 from .reading import ends, known, numbers
 
 Role = Literal['clean', 'attack', 'control', 'worst_case']
@@ -68,6 +68,7 @@ class Entry:
         chosen: For each image of a worst case, the run that is counted.
         chosen_by: What that choice is by: ``'metric'``, the main metric itself, or
             ``'score'``, the score of each image.
+        broke: What became of the objects; ``None`` where nobody looked.
         upper_bound: Whether the row counts images that were not attacked by all that
             it names: more attacks could leave less.
 
@@ -97,6 +98,7 @@ class Entry:
     kept_interval: tuple[float, float] | None = None
     chosen: list[str] = field(default_factory=list)
     chosen_by: str = ''
+    broke: Broke | None = None
     upper_bound: bool = False
 
     @classmethod
@@ -122,12 +124,6 @@ class Entry:
         if self.budget.eps is None:
             return f'{self.label} at no budget'
         return f'{self.label} at eps={self.budget.eps:g}'
-
-    @property
-    def title(self) -> str:
-        """Label as tables show it: an upper bound is called one."""
-        bound = self.upper_bound and self.role == 'worst_case'
-        return f'{self.label} (upper bound)' if bound else self.label
 
     @property
     def eps(self) -> float | None:
@@ -203,6 +199,8 @@ class Entry:
             raw['upper_bound'] = self.upper_bound
         raw.update(self._measured())
         raw['per_class'] = self.per_class
+        if self.broke is not None:
+            raw['broke'] = asdict(self.broke)
         raw['cost'] = asdict(self.cost)
         if self.sanity is not None:
             raw['sanity'] = asdict(self.sanity)
@@ -240,7 +238,7 @@ class Entry:
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
         sanity = raw.get('sanity')
-        score = raw.get('image_score')
+        score, broke = raw.get('image_score'), raw.get('broke')
         return cls(
             attack=str(raw['attack']),
             label=str(raw['label']),
@@ -262,6 +260,7 @@ class Entry:
             kept_interval=ends(raw.get('kept_interval')),
             chosen=[str(run) for run in raw.get('chosen') or ()],
             chosen_by=str(raw.get('chosen_by', '')),
+            broke=None if broke is None else Broke.from_json(broke),
             upper_bound=bool(raw.get('upper_bound')),
         )
 

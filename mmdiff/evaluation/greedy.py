@@ -64,13 +64,14 @@ class Descent:
     def __init__(self, rule: ApRule, runs: Sequence[Matches], pick: np.ndarray) -> None:
         self.pick = pick
         self.num_runs = len(runs)
-        self.steps = [rule.steps(n) if n else None for n in rule.objects.sum(0)]
+        counts = enumerate(rule.objects.sum(0))
+        self.steps = {label: rule.steps(count) for label, count in counts if count}
         self._rank(rule, runs)
-        self.curves = {}
+        parts: dict[tuple[int, int], list[Part]] = {}
         for image, run in enumerate(pick):
             for curve, part in self.parts.get((int(run), image), {}).items():
-                self.curves.setdefault(curve, []).append(part)
-        self.curves = {curve: _merge(parts) for curve, parts in self.curves.items()}
+                parts.setdefault(curve, []).append(part)
+        self.curves = {curve: _merge(of) for curve, of in parts.items()}
         self.aps = {c: self._ap(c, *self._curve(c)) for c in self.curves}
 
     def _rank(self, rule: ApRule, runs: Sequence[Matches]) -> None:

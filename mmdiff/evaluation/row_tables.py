@@ -43,7 +43,7 @@ class RowTables:
                 small = array.astype(SMALL.get(name, array.dtype))
                 arrays[name if name in SHARED else f'{number}.{name}'] = small
         with whole_file(path) as partial:
-            np.savez_compressed(partial, **arrays)
+            np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: Path) -> RowTables:

@@ -88,6 +88,7 @@ class RowFiller:
         entry.image_scores = record.score.tolist()
         if self.rank == 0:
             entry.per_class = self.scorer.per_class(record)
+            entry.broke = self.scorer.broke(record)
             if entry.role == 'clean' and entry.value >= 0:
                 self.set_metric = SetMetric(self.scorer, entry, record)
             if self.set_metric is not None:

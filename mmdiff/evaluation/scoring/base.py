@@ -13,6 +13,7 @@ import numpy as np
 from mmengine.evaluator import Evaluator
 from torch import Tensor
 
+from ..account import Broke
 from ..image_tables import MeanTable
 from ..record import RunRecord
 
@@ -150,6 +151,10 @@ class Scorer(ABC):
 
     def mean_table(self, metric: str, record: RunRecord) -> MeanTable | None:
         """Table of a metric that is a mean over images; ``None`` if it is none."""
+        return None
+
+    def broke(self, record: RunRecord) -> Broke | None:
+        """Count what became of the objects; ``None`` for tasks without objects."""
         return None
 
     @abstractmethod
