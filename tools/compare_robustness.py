@@ -22,6 +22,8 @@ def main() -> None:
         sys.exit(f'compare_robustness.py: {error}')
     console = Console()
     console.print(comparison_table(page).to_rich())
+    if page.differences is not None:
+        console.print(page.differences.to_rich())
     for model in page.models:
         for reason in model.reasons:
             name = escape(model.name)

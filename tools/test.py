@@ -16,7 +16,7 @@ from rich.markup import escape
 from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
-from mmdiff.evaluation.tables import results_table
+from mmdiff.evaluation.tables import broke_table, results_table
 from mmdiff.registry import LOOPS
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -155,10 +155,15 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
     if runner.rank == 0:
         console = Console()
         console.print(results_table(loop.results).to_rich())
+        broke = broke_table(loop.results)
+        if broke is not None:
+            console.print(broke.to_rich())
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
         for what in loop.results.not_measured:
             console.print(escape(f'not measured: {what} (boxes only)'))
+        if loop.results.intervals is not None and loop.results.intervals.problem:
+            console.print(escape(loop.results.intervals.problem))
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')

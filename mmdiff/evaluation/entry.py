@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from mmdiff.attacks import AttackStats, Budget
+from mmdiff.attacks import Budget
 
-from .reading import known, number, numbers
+from .account import Broke, Cost, Flag, Sanity
+from .reading import ends, known, numbers
 
 Role = Literal['clean', 'attack', 'control', 'worst_case']
 ROLES: tuple[str, ...] = get_args(Role)
@@ -37,109 +38,6 @@ def main_metric(metrics: Mapping[str, float]) -> float:
     return metrics[name] / 100 if name.endswith(PERCENT) else metrics[name]
 
 
-@dataclass(frozen=True)
-class Flag:
-    """A reason not to believe a row.
-
-    Args:
-        code: One of :data:`mmdiff.evaluation.checks.CODES`; ``'other'`` for a sentence
-            from a file of which no code is known.
-        text: Sentence that names the row and the numbers.
-    """
-
-    code: str
-    text: str
-
-
-@dataclass
-class Cost:
-    """What a row cost, summed over its images.
-
-    Args:
-        seconds: Time spent, on all ranks together.
-        grad_evals: Gradients computed.
-        queries: Passes without a gradient.
-        peak_mem: Most memory held, in bytes; on a CPU by the process until then.
-    """
-
-    seconds: float = 0.0
-    grad_evals: int = 0
-    queries: int = 0
-    peak_mem: int = 0
-
-
-@dataclass
-class Sanity:
-    """What an attack did to the images, for the checks.
-
-    Counts and sizes are those of :class:`mmdiff.attacks.AttackStats`, and some more:
-
-    Args:
-        images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
-        blocked: Images whose gradient could not be had.
-        changed, changed_share: Images of which a pixel changed, and their share.
-        zero_grads, zero_share: Gradients that were all zero, and their share.
-        nonfinite_grads, nonfinite_share: Gradients with NaN or infinity, and their
-            share.
-        objective_ends: Mean objective of an image before and after the attack; ``None``
-            if it has none.
-    """
-
-    images: int = 0
-    blocked: int = 0
-    changed: int = 0
-    changed_share: float = 0.0
-    max_delta: float = 0.0
-    max_l2: float = 0.0
-    pixel_min: float = 255.0
-    pixel_max: float = 0.0
-    zero_grads: int = 0
-    zero_share: float = 0.0
-    nonfinite_grads: int = 0
-    nonfinite_share: float = 0.0
-    losses: dict[int, float] = field(default_factory=dict)
-    objective_ends: tuple[float, float] | None = None
-
-    @classmethod
-    def of(
-        cls,
-        stats: AttackStats,
-        blocked: int = 0,
-        objective_ends: tuple[float, float] | None = None,
-        eot: int = 1,
-    ) -> Sanity:
-        """Read off the account of an attack.
-
-        Args:
-            stats: The account.
-            blocked: Images whose gradient could not be had.
-            objective_ends: See the class.
-            eot: Passes behind each gradient: each counts as an evaluation, and only
-                their mean can be zero.
-        """
-        names = {f.name for f in fields(cls)}
-        known = {k: v for k, v in asdict(stats).items() if k in names}
-        gradients = max(stats.grad_evals, 1)
-        return cls(
-            **known,
-            blocked=blocked,
-            objective_ends=objective_ends,
-            changed_share=stats.changed / max(stats.images, 1),
-            zero_share=stats.zero_grads * eot / gradients,
-            nonfinite_share=stats.nonfinite_grads / gradients,
-        )
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> Sanity:
-        """Read what ``asdict`` and JSON made of it."""
-        sanity = known(cls, raw)
-        sanity.losses = {int(k): number(v) for k, v in sanity.losses.items()}
-        if sanity.objective_ends is not None:
-            start, end = sanity.objective_ends
-            sanity.objective_ends = number(start), number(end)
-        return sanity
-
-
 @dataclass
 class Entry:
     """A row: clean, under one attack at one budget, or the worst case of several.
@@ -164,6 +62,15 @@ class Entry:
         metrics_worst_restart: Metrics where of each image the restart of lowest score
             counts; ``None`` without restarts.
         members: Keys of the rows that a worst case is made of.
+        image_scores: What each image is worth, (N,); of a worst case, its lowest.
+        interval: Interval of the main metric over draws of the images.
+        kept_interval: Interval of its share of the clean one.
+        chosen: For each image of a worst case, the run that is counted.
+        chosen_by: What that choice is by: ``'metric'``, the main metric itself, or
+            ``'score'``, the score of each image.
+        broke: What became of the objects; ``None`` where nobody looked.
+        upper_bound: Whether the row counts images that were not attacked by all that
+            it names: more attacks could leave less.
 
     Example:
         >>> entry = Entry('pgd', 'pgd_total', 'attack', Budget(4), {'steps': 10})
@@ -186,6 +93,13 @@ class Entry:
     cumulative: bool = False
     metrics_worst_restart: dict[str, float] | None = None
     members: list[str] = field(default_factory=list)
+    image_scores: list[float] = field(default_factory=list)
+    interval: tuple[float, float] | None = None
+    kept_interval: tuple[float, float] | None = None
+    chosen: list[str] = field(default_factory=list)
+    chosen_by: str = ''
+    broke: Broke | None = None
+    upper_bound: bool = False
 
     @classmethod
     def clean(cls) -> Entry:
@@ -281,17 +195,33 @@ class Entry:
             raw['cumulative'] = self.cumulative
         if self.members:
             raw['members'] = self.members
-        raw['num_images'] = self.num_images
-        raw['metrics'] = self.metrics
-        if self.metrics_worst_restart is not None:
-            raw['metrics_worst_restart'] = self.metrics_worst_restart
-        raw['image_score'] = self.image_score
+        if self.role != 'clean':
+            raw['upper_bound'] = self.upper_bound
+        raw.update(self._measured())
         raw['per_class'] = self.per_class
+        if self.broke is not None:
+            raw['broke'] = asdict(self.broke)
         raw['cost'] = asdict(self.cost)
         if self.sanity is not None:
             raw['sanity'] = asdict(self.sanity)
+        if self.chosen:
+            raw.update(chosen=self.chosen, chosen_by=self.chosen_by)
         raw['flags'] = [asdict(flag) for flag in self.flags]
         raw['reasons'] = self.reasons
+        return raw
+
+    def _measured(self) -> dict[str, Any]:
+        """What was measured over the images, and of each of them."""
+        raw: dict[str, Any] = {'num_images': self.num_images, 'metrics': self.metrics}
+        if self.metrics_worst_restart is not None:
+            raw['metrics_worst_restart'] = self.metrics_worst_restart
+        if self.interval is not None:
+            raw['interval'] = list(self.interval)
+        if self.kept_interval is not None:
+            raw['kept_interval'] = list(self.kept_interval)
+        raw['image_score'] = self.image_score
+        if self.image_scores:
+            raw['image_scores'] = [round(score, 5) for score in self.image_scores]
         return raw
 
     @classmethod
@@ -308,7 +238,7 @@ class Entry:
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
         sanity = raw.get('sanity')
-        score = raw.get('image_score')
+        score, broke = raw.get('image_score'), raw.get('broke')
         return cls(
             attack=str(raw['attack']),
             label=str(raw['label']),
@@ -325,6 +255,13 @@ class Entry:
             cumulative=bool(raw.get('cumulative')),
             metrics_worst_restart=None if worst is None else numbers(worst),
             members=list(raw.get('members', ())),
+            image_scores=[float(score) for score in raw.get('image_scores') or ()],
+            interval=ends(raw.get('interval')),
+            kept_interval=ends(raw.get('kept_interval')),
+            chosen=[str(run) for run in raw.get('chosen') or ()],
+            chosen_by=str(raw.get('chosen_by', '')),
+            broke=None if broke is None else Broke.from_json(broke),
+            upper_bound=bool(raw.get('upper_bound')),
         )
 
 

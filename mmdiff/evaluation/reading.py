@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from numbers import Real
 from typing import Any
@@ -22,6 +22,20 @@ def number(raw: Any) -> float:
         (0.5, nan)
     """
     return math.nan if raw is None else float(raw)
+
+
+def ends(raw: Sequence[Any] | None) -> tuple[float, float] | None:
+    """Read the ends of an interval; ``None`` if there is none.
+
+    Raises:
+        TypeError, ValueError: If they are not two numbers in order.
+    """
+    if raw is None:
+        return None
+    low, high = map(float, raw)
+    if not low <= high:
+        raise ValueError(f'an interval goes from {low} to {high}')
+    return low, high
 
 
 def numbers(raw: Mapping[str, Any]) -> dict[str, float]:

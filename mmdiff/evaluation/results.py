@@ -12,7 +12,7 @@ from typing import Any
 from mmdiff.utils.files import write_json
 
 from .entry import Entry, Flag
-from .reading import number
+from .reading import known, number
 from .schema_2 import SCHEMA_2, upgrade
 
 SCHEMA = 'mmdiff-robustness/3'
@@ -68,9 +68,9 @@ class RunSanity:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> RunSanity:
         """Read what :meth:`to_json` gave."""
-        known = set(cls.__dataclass_fields__) - {'scores'}
-        scores = {k: number(v) for k, v in raw.items() if k not in known}
-        return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
+        own = set(cls.__dataclass_fields__) - {'scores'}
+        scores = {k: number(v) for k, v in raw.items() if k not in own}
+        return cls(**{k: v for k, v in raw.items() if k in own}, scores=scores)
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,24 @@ class LeftOut:
 
     attack: str
     reason: str
+
+
+@dataclass
+class Intervals:
+    """How the intervals of a report are made.
+
+    Args:
+        resamples, level, seed: See :class:`~mmdiff.evaluation.uncertainty.Bootstrap`.
+        tables: File beside the report from which intervals of differences are made;
+            empty if there is none.
+        problem: Sentence that says why there are no intervals; empty if there are.
+    """
+
+    resamples: int
+    level: float
+    seed: int
+    tables: str = ''
+    problem: str = ''
 
 
 @dataclass
@@ -105,6 +123,8 @@ class Results:
         gallery: Attacked images: ``image_id``, ``attack``, ``eps`` and ``file``, the
             path of a PNG from the folder of the report.
         left_out: Attacks of a preset that have no meaning for the model.
+        image_ids: Ids of the images, in the order of ``image_scores`` of rows.
+        intervals: How intervals are made; ``None`` in files that know of none.
         not_measured: What the evaluator could measure and the run does not: masks.
         complete: Whether all that was asked for is there.
         unexplained: Sentences that make the whole unreliable and belong to no row, in
@@ -130,6 +150,8 @@ class Results:
     gallery: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[LeftOut] = field(default_factory=list)
     not_measured: list[str] = field(default_factory=list)
+    image_ids: list[Any] = field(default_factory=list)
+    intervals: Intervals | None = None
     complete: bool = False
     unexplained: list[str] = field(default_factory=list)
 
@@ -168,6 +190,8 @@ class Results:
             'versions': self.versions,
             'device': self.device,
             'cost': asdict(self.cost),
+            'image_ids': self.image_ids,
+            'intervals': None if self.intervals is None else asdict(self.intervals),
             'results': [entry.to_json() for entry in self.entries],
             'left_out': [asdict(attack) for attack in self.left_out],
             'not_measured': self.not_measured,
@@ -188,11 +212,11 @@ class Results:
         if raw['schema'] == SCHEMA_2:
             raw = upgrade(raw)
         entries = [Entry.from_json(row) for row in raw['results']]
-        known = {text for entry in entries for text in entry.reasons}
-        left = [str(r) for r in raw.get('reasons') or () if r not in known]
-        if raw.get('unreliable') and not known and not left:
+        told = {text for entry in entries for text in entry.reasons}
+        left = [str(r) for r in raw.get('reasons') or () if r not in told]
+        if raw.get('unreliable') and not told and not left:
             left.append('the file says that it is unreliable, without a reason')
-        sanity = raw.get('sanity')
+        sanity, spread = raw.get('sanity'), raw.get('intervals')
         return cls(
             name=str(raw['name']),
             entries=entries,
@@ -208,6 +232,8 @@ class Results:
             gallery=[dict(picture) for picture in raw.get('gallery') or ()],
             left_out=[LeftOut(**attack) for attack in raw.get('left_out') or ()],
             not_measured=[str(what) for what in raw.get('not_measured') or ()],
+            image_ids=list(raw.get('image_ids') or ()),
+            intervals=None if spread is None else known(Intervals, spread),
             complete=bool(raw.get('complete')),
             unexplained=left,
         )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from .report.page import Page
     from .results import Results
+    from .uncertainty import Interval
 
 ORDER = ('clean', 'worst_case', 'attack', 'control')
 UNRELIABLE = ' (!)'
@@ -138,12 +139,22 @@ def score(entry: Entry) -> str:
     text = f'{entry.value:.3f}'
     if entry.cumulative:
         text += '*'
-    return text + (UNRELIABLE if entry.flags else '')
+    return text + spread(entry.interval) + _mark(entry)
 
 
-def share(kept: float | None) -> str:
-    """A share in percent; ``'-'`` of nothing."""
-    return '-' if kept is None else f'{100 * kept:.0f} %'
+def spread(interval: Interval | None) -> str:
+    """An interval after its value, ``' [0.371, 0.450]'``; nothing without one."""
+    return '' if interval is None else ' [{:.3f}, {:.3f}]'.format(*interval)
+
+
+def share(kept: float | None, interval: Interval | None = None) -> str:
+    """A share in percent with its interval, ``'52 % [47, 56]'``; ``'-'`` of nothing."""
+    if kept is None:
+        return '-'
+    text = f'{100 * kept:.0f} %'
+    if interval is not None:
+        text += ' [{:.0f}, {:.0f}]'.format(*(100 * end for end in interval))
+    return text
 
 
 def number(value: float | None) -> str:
@@ -160,6 +171,8 @@ def results_table(results: Results) -> Table:
     """All rows of one model."""
     metric = short_name(results.clean.metric)
     title = f'{results.name}: robust {metric} (protocol: {results.protocol})'
+    if results.clean.interval is None:
+        title += ', no intervals'
     columns = ['attack', 'budget', 'steps', metric, 'kept']
     table = Table(title, [*columns, 'seconds', 'gradients', 'queries'])
     for entry in results.entries:
@@ -169,7 +182,7 @@ def results_table(results: Results) -> Table:
                 entry.where,
                 number(entry.steps),
                 score(entry),
-                share(kept(entry, results.clean)),
+                share(kept(entry, results.clean), entry.kept_interval),
                 f'{entry.cost.seconds:,.1f}',
                 number(entry.cost.grad_evals),
                 number(entry.cost.queries),
@@ -190,7 +203,8 @@ def page_table(page: Page) -> Table:
             if entry is None:
                 cells += ['-', '-']
             else:
-                cells += [score(entry), share(model.kept(entry))]
+                left = share(model.kept(entry), entry.kept_interval)
+                cells += [score(entry), left]
         table.rows.append(cells)
     return table
 
@@ -209,8 +223,9 @@ def comparison_table(page: Page) -> Table:
             if entry is None:
                 cells.append('-')
             else:
-                left = f'{share(model.kept(entry))} {entry.label}'
-                cells.append(f'{entry.value:.3f} {left}{_mark(entry)}')
+                value = f'{entry.value:.3f}{spread(entry.interval)}'
+                left = share(model.kept(entry), entry.kept_interval)
+                cells.append(f'{value} {left} {entry.label}{_mark(entry)}')
         parameters, seconds = model.cost.trainable_params, model.cost.train_seconds
         cells.append('' if parameters is None else f'{parameters / 1e6:.2f}')
         cells.append(number(seconds))
@@ -220,7 +235,32 @@ def comparison_table(page: Page) -> Table:
 
 
 def _mark(entry: Entry) -> str:
-    return UNRELIABLE if entry.flags else ''
+    bound = entry.upper_bound and entry.role == 'worst_case'
+    return (' (upper bound)' if bound else '') + (UNRELIABLE if entry.flags else '')
+
+
+def broke_table(results: Results) -> Table | None:
+    """What became of the objects under each attack; ``None`` if nobody looked."""
+    rows = [(entry, entry.broke) for entry in results.entries if entry.broke]
+    if not rows:
+        return None
+    least = rows[0][1].score_threshold
+    title = f'{results.name}: what broke (detections of score {least:g} or more)'
+    columns = ['attack', 'budget', 'right', 'wrong class', 'moved', 'lost']
+    table = Table(title, [*columns, 'false / image', 'mean IoU', 'AP of any class'])
+    for entry, broke in rows:
+        shares = (broke.right, broke.wrong_class, broke.moved, broke.lost)
+        last = (broke.mean_iou, broke.any_class_ap)
+        table.rows.append(
+            [
+                entry.label,
+                entry.where,
+                *map(share, shares),
+                f'{broke.false_per_image:.2f}',
+                *('-' if value is None else f'{value:.3f}' for value in last),
+            ]
+        )
+    return table
 
 
 def corruptions_table(report: Mapping[str, Any]) -> Table:

@@ -11,11 +11,21 @@ from mmdiff.attacks import AttackStats
 
 from .record import RunRecord
 
+Candidate = tuple[float, np.ndarray]  # a metric, and the run chosen for each image
+
+
+def strongest(runs: Sequence[RunRecord]) -> np.ndarray:
+    """Number of the run of highest objective for each image, (N,).
+
+    It is the restart that an attack itself would keep.
+    """
+    losses = np.stack([run.loss for run in runs])
+    return np.nan_to_num(losses, nan=-np.inf).argmax(0)
+
 
 def strongest_restart(runs: Sequence[RunRecord]) -> RunRecord:
-    """Take of each image the run of highest objective, as an attack itself would."""
-    losses = np.stack([run.loss for run in runs])
-    return RunRecord.choose(runs, np.nan_to_num(losses, nan=-np.inf).argmax(0))
+    """Take of each image the run of highest objective."""
+    return RunRecord.choose(runs, strongest(runs))
 
 
 def worst_run(runs: Sequence[RunRecord]) -> RunRecord:
@@ -51,33 +61,43 @@ def choices(scores: np.ndarray, margins: np.ndarray) -> Iterator[np.ndarray]:
         yield np.where(fooled, first, pick)
 
 
+def best_choice(
+    runs: Sequence[RunRecord],
+    ways: Sequence[np.ndarray],
+    mean_per_class: Callable[[RunRecord], float],
+) -> np.ndarray:
+    """Of several choices, the one that leaves the lowest mean over classes.
+
+    Args:
+        runs: Records of the runs.
+        ways: The choices (:func:`choices`).
+        mean_per_class: Measures a record by the mean over classes.
+    """
+    return min(ways, key=lambda pick: mean_per_class(RunRecord.choose(runs, pick)))
+
+
 def worst_case(
     runs: Sequence[RunRecord],
-    margins: np.ndarray,
-    mean_per_class: Callable[[RunRecord], float],
+    together: Sequence[np.ndarray],
     main_metric: Callable[[RunRecord], float],
-    alone: Sequence[tuple[float, RunRecord]],
-) -> RunRecord:
+    alone: Sequence[Candidate],
+) -> tuple[RunRecord, np.ndarray]:
     """What an adversary with several attacks leaves at worst.
 
-    Of the :func:`choices`, the one with the lowest mean over classes. The metric may
-    count otherwise than that choice does (COCO), and one attack may do more to the
-    images that another brought to score 0: where one attack alone leaves less, it
-    counts.
+    The metric may count otherwise than a choice by image does (COCO), and one attack
+    may do more to the images that another brought to score 0: where one attack alone
+    leaves less, it counts.
 
     Args:
         runs: Records of the clean run and of all attacks within the budget.
-        margins: Margin of each run and image, (R, N).
-        mean_per_class: Measures a record by the mean over classes.
+        together: Choices over all of them, (N,) each.
         main_metric: Measures a record by the main metric.
-        alone: Main metric and record of each attack within the budget by itself.
+        alone: Main metric and choice of each attack within the budget by itself.
 
     Returns:
-        Its cost is 0: it is counted in the runs.
+        The record, whose cost is 0 as it is counted in the runs, and the choice.
     """
-    scores = np.stack([run.score for run in runs])
-    ways = [RunRecord.choose(runs, pick) for pick in choices(scores, margins)]
-    together = min(ways, key=mean_per_class)
-    candidates = [(main_metric(together), together), *alone]
-    _, record = min(candidates, key=lambda pair: pair[0])
-    return replace(record, stats=AttackStats(), seconds=0.0)
+    measured = [(main_metric(RunRecord.choose(runs, pick)), pick) for pick in together]
+    _, pick = min([*measured, *alone], key=lambda pair: pair[0])
+    record = RunRecord.choose(runs, pick)
+    return replace(record, stats=AttackStats(), seconds=0.0), pick

@@ -125,7 +125,11 @@ def test_every_number_of_the_file_is_in_the_page(write):
     ]
     heat = [a['style'] for _, a in page.tags if a.get('class') == 'heat']
     assert heat == ['--drop: 40%', '--drop: 77%']
-    assert 'flags' not in page.text and 'notes' not in page.text
+    assert 'flags' not in page.text
+    # The file is of a time without intervals, and the page says so.
+    assert page.text['notes'].strip() == (
+        'prior: no interval: the file keeps nothing of single images.'
+    )
     for value in ('a.pth', 'd/', 'val.txt', 'torch 2.8.0', 'configs/a.py'):
         assert value in page.text['origin']
 

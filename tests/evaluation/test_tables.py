@@ -17,7 +17,7 @@ def test_a_row_that_is_unreliable_or_counts_others_is_marked():
     bad = results.entries[2]
     bad.flags, bad.cumulative = [flag('blocked', 'pgd met nothing')], True
     table = results_table(results)
-    assert table.title == 'prior: robust mAP (protocol: paper)'
+    assert table.title == 'prior: robust mAP (protocol: paper), no intervals'
     assert [row[3] for row in table.rows[:3]] == ['0.800', '0.612', '0.400* (!)']
     assert table.rows[0][:3] == ['clean', '', '']
     assert table.rows[2][:3] == ['pgd', 'Linf 8', '10']

@@ -3,6 +3,7 @@ import pytest
 from builders import make_record
 
 from mmdiff.evaluation.worst_case import (
+    best_choice,
     choices,
     strongest_restart,
     worst_case,
@@ -48,20 +49,24 @@ def mean_score(record):
     return float(record.score.mean())
 
 
-def test_the_worst_case_is_the_lowest_of_its_ways_and_costs_nothing(runs):
-    margins = np.zeros((3, 2))
-    record = worst_case(runs, margins, mean_score, mean_score, [])
-    assert record.score.tolist() == [0.5, 0.3]
+def test_the_worst_case_is_the_best_choice_and_costs_nothing(runs):
+    scores = np.stack([run.score for run in runs])
+    ways = list(choices(scores, np.zeros((3, 2))))
+    pick = best_choice(runs, ways, mean_score)
+    record, chosen = worst_case(runs, [pick], mean_score, [])
+    assert record.score.tolist() == [0.5, 0.3] and chosen.tolist() == [1, 2]
     assert record.stats.grad_evals == 0 and record.seconds == 0
     # Measured otherwise, another way is the lowest.
-    record = worst_case(runs, margins, lambda r: -r.score[1], mean_score, [])
+    pick = best_choice(runs, ways, lambda record: -record.score[1])
+    record, _ = worst_case(runs, [pick], mean_score, [])
     assert record.score.tolist() == [0.5, 0.4]
 
 
 def test_one_attack_alone_counts_where_it_leaves_less_than_all_together(runs):
-    alone = [(0.45, runs[1]), (0.1, runs[2])]
-    record = worst_case(runs, np.zeros((3, 2)), mean_score, mean_score, alone)
-    assert record.score.tolist() == [0.6, 0.3]
-    alone = [(0.45, runs[1]), (0.41, runs[2])]  # together they leave 0.4
-    record = worst_case(runs, np.zeros((3, 2)), mean_score, mean_score, alone)
-    assert record.score.tolist() == [0.5, 0.3]
+    one, two, both = np.array([1, 1]), np.array([2, 2]), np.array([1, 2])
+    alone = [(0.45, one), (0.1, two)]
+    record, chosen = worst_case(runs, [both], mean_score, alone)
+    assert record.score.tolist() == [0.6, 0.3] and chosen is two
+    alone = [(0.45, one), (0.41, two)]  # together they leave 0.4
+    record, chosen = worst_case(runs, [both], mean_score, alone)
+    assert record.score.tolist() == [0.5, 0.3] and chosen is both

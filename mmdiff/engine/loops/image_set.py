@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmengine.registry import DATASETS
@@ -32,6 +33,17 @@ def _unpacked(dataset: dict) -> dict:
     if 'dataset' in dataset:
         return {**dataset, 'dataset': _unpacked(dataset['dataset'])}
     return {**dataset, 'serialize_data': False}
+
+
+def image_names(images: ImageSet) -> list[str | int]:
+    """Id of each image; of a dataset without ids, name of its file, else its number."""
+    names: list[str | int] = []
+    for i in range(len(images)):
+        info = images.sample(i).metainfo
+        path = info.get('img_path')
+        name = info.get('img_id', i if path is None else Path(path).name)
+        names.append(name if isinstance(name, str) else int(name))
+    return names
 
 
 class ImageSet:

@@ -31,7 +31,7 @@ from ..gallery import TASKS
 from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
 from .cached_runs import CachedRuns
-from .image_set import ImageSet, is_empty
+from .image_set import ImageSet, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery
 from .robust_plan import RobustPlan, Step, build_attacks
@@ -241,7 +241,10 @@ class RobustTestLoop(TestLoop):
                 'objects of any class, so there is nothing to attack.'
             )
         entry.flags += check_clean(entry)
+        self.results.image_ids = image_names(self.images)
         self._add(entry)
+        if self.rows.set_metric is not None and self.rows.set_metric.problem:
+            self.runner.logger.warning(self.rows.set_metric.problem)
 
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
@@ -264,6 +267,9 @@ class RobustTestLoop(TestLoop):
 
     def _add(self, entry: Entry) -> None:
         self.results.entries.append(entry)
+        if self.rows.set_metric is not None:
+            ids = self.results.image_ids
+            self.results.intervals = self.rows.set_metric.save(self.out, ids)
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
 

@@ -6,12 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from mmengine.dist import broadcast_object_list
 
 from mmdiff.attacks import Budget
 from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.scoring import Scorer
-from mmdiff.evaluation.worst_case import strongest_restart, worst_case, worst_run
+from mmdiff.evaluation.set_metric import SetMetric
+from mmdiff.evaluation.worst_case import (
+    Candidate,
+    best_choice,
+    choices,
+    lowest,
+    strongest,
+    worst_case,
+)
 
 from .robust_plan import Step
 
@@ -24,13 +33,26 @@ class Outcome:
         step: The attack and its row.
         runs: Record of each restart.
         record: Of each image the restart of highest objective: what the row measures.
-        candidates: Main metric and record of all that the row counts.
+        candidates: Main metric and choice of restarts of all that the row counts.
     """
 
     step: Step
     runs: list[RunRecord]
     record: RunRecord
-    candidates: list[tuple[float, RunRecord]]
+    candidates: list[Candidate]
+
+
+@dataclass
+class Worst:
+    """A worst case that was counted, for those of larger budgets.
+
+    Args:
+        value: Its main metric.
+        chosen: Name of the run of each image.
+    """
+
+    value: float
+    chosen: list[str]
 
 
 class RowFiller:
@@ -40,12 +62,19 @@ class RowFiller:
         scorer: Scorer of the task.
         rank: Number of this process; the first one alone measures by class.
         world: Number of processes.
+
+    Attributes:
+        set_metric: The main metric from tables, on the first rank, once the clean row
+            is measured.
     """
 
     def __init__(self, scorer: Scorer, rank: int = 0, world: int = 1) -> None:
         self.scorer = scorer
         self.rank = rank
         self.world = world
+        self.set_metric: SetMetric | None = None
+        self._worst: list[Worst] = []
+        self._margins: dict[int, list[float]] = {}
 
     def metrics(self, record: RunRecord) -> dict[str, float]:
         """Metrics of the evaluator."""
@@ -56,8 +85,14 @@ class RowFiller:
         entry.num_images = len(record.predictions)
         entry.metrics = self.metrics(record)
         entry.image_score = float(record.score.mean())
+        entry.image_scores = record.score.tolist()
         if self.rank == 0:
             entry.per_class = self.scorer.per_class(record)
+            entry.broke = self.scorer.broke(record)
+            if entry.role == 'clean' and entry.value >= 0:
+                self.set_metric = SetMetric(self.scorer, entry, record)
+            if self.set_metric is not None:
+                self.set_metric.fill(entry, record)
         entry.cost = Cost(
             seconds=round(record.seconds, 2),
             grad_evals=record.stats.grad_evals,
@@ -67,14 +102,15 @@ class RowFiller:
 
     def fill(self, step: Step, runs: list[RunRecord]) -> Outcome:
         """Fill the row of an attack with what its restarts left."""
-        entry, record = step.entry, strongest_restart(runs)
+        entry, pick = step.entry, strongest(runs)
+        record = RunRecord.choose(runs, pick)
         self.measure(entry, record)
-        candidates = [(entry.value, record)]
+        entry.upper_bound = entry.cumulative
+        candidates = [(entry.value, pick)]
         if len(runs) > 1:
-            worst = worst_run(runs)
-            entry.metrics_worst_restart = self.metrics(worst)
-            worst_restart = main_metric(entry.metrics_worst_restart)
-            candidates.append((worst_restart, worst))
+            pick = lowest(runs)
+            entry.metrics_worst_restart = self.metrics(RunRecord.choose(runs, pick))
+            candidates.append((main_metric(entry.metrics_worst_restart), pick))
         entry.sanity = Sanity.of(
             record.stats, record.blocked, objective_ends(runs, record), entry.eot or 1
         )
@@ -91,20 +127,65 @@ class RowFiller:
             inside: Outcomes of attacks that may do no more than the budget allows.
         """
         runs = [clean, *(run for outcome in inside for run in outcome.runs)]
-        record = worst_case(
-            runs,
-            np.array([self.scorer.margins(run) for run in runs]),
-            self.scorer.mean_per_class,
-            lambda together: main_metric(self.metrics(together)),
-            [pair for outcome in inside for pair in outcome.candidates],
+        names = ['clean', *(run.name for o in inside for run in o.step.runs)]
+        alone = [*self._alone(inside), *self._smaller(names)]
+        scores = np.stack([run.score for run in runs])
+        margins = np.array([self._margins_of(run) for run in runs])
+        ways = list(choices(scores, margins))
+        by_metric = self._lowest(runs, [*ways, *(pick for _, pick in alone)])
+        if by_metric is None:
+            together = best_choice(runs, ways, self.scorer.mean_per_class)
+        else:
+            together = by_metric
+        record, pick = worst_case(
+            runs, [together], lambda one: main_metric(self.metrics(one)), alone
         )
         members = [outcome.step.entry for outcome in inside]
         keys = [entry.key for entry in members if entry.budget == budget]
         entry = Entry.worst_case(budget, keys)
         self.measure(entry, record)
-        lowest = np.stack([run.score for run in runs]).min(0)
-        entry.image_score = float(lowest.mean())
+        entry.image_scores = scores.min(0).tolist()
+        entry.image_score = float(scores.min(0).mean())
+        entry.chosen = [names[run] for run in pick]
+        entry.chosen_by = 'score' if by_metric is None else 'metric'
+        # The worst case of a mean over images is the same when fooled ones are skipped.
+        exact = self.scorer.mean_table(entry.metric, record) is not None
+        entry.upper_bound = not exact and any(e.cumulative for e in members)
+        self._worst.append(Worst(entry.value, entry.chosen))
         return entry
+
+    def _lowest(
+        self, runs: Sequence[RunRecord], starts: Sequence[np.ndarray]
+    ) -> np.ndarray | None:
+        """Choice of lowest metric; ``None`` where it cannot be made by the metric."""
+        pick = None
+        if self.set_metric is not None and self.set_metric.chooses:
+            pick = self.set_metric.lowest(runs, starts)
+        shared = [pick]
+        broadcast_object_list(shared)
+        return shared[0]
+
+    def _alone(self, inside: Sequence[Outcome]) -> list[Candidate]:
+        """What each attack leaves by itself, as choices over all runs."""
+        alone, first = [], 1
+        for outcome in inside:
+            alone += [(value, first + pick) for value, pick in outcome.candidates]
+            first += len(outcome.runs)
+        return alone
+
+    def _smaller(self, names: Sequence[str]) -> list[Candidate]:
+        """Worst cases so far that are made of these runs alone."""
+        number = {name: i for i, name in enumerate(names)}
+        return [
+            (worst.value, np.array([number[name] for name in worst.chosen]))
+            for worst in self._worst
+            if number.keys() >= set(worst.chosen)
+        ]
+
+    def _margins_of(self, run: RunRecord) -> list[float]:
+        if id(run) not in self._margins:
+            self._margins[id(run)] = self.scorer.margins(run)
+        return self._margins[id(run)]
 
 
 def objective_ends(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mmdiff.attacks import Budget
 
-from ..tables import Row, align, short_name
+from ..tables import Row, Table, align, broke_table, short_name
+from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
 from .read import ReportModel
 
@@ -29,6 +30,8 @@ class Page:
         notes: What to know before any two numbers are compared.
         curve: Figure of the metric over eps, as SVG; empty without attacks.
         cost: Figure of the metric over cost, as SVG; empty without costs.
+        differences: Differences of models on the same images; ``None`` without a pair.
+        broke: What became of the objects, a table for each model that knows.
     """
 
     models: list[ReportModel]
@@ -40,6 +43,8 @@ class Page:
     notes: list[str]
     curve: str
     cost: str
+    differences: Table | None = None
+    broke: list[Table] = field(default_factory=list)
 
 
 def build_page(models: Sequence[ReportModel]) -> Page:
@@ -53,6 +58,8 @@ def build_page(models: Sequence[ReportModel]) -> Page:
     )
     metric = short_name(models[0].clean.metric)
     costs = _costs(models, table)
+    differences, refused = differences_table(models, budgets)
+    broke = [broke_table(model.results) for model in models]
     return Page(
         models=models,
         metric=metric,
@@ -60,9 +67,11 @@ def build_page(models: Sequence[ReportModel]) -> Page:
         budgets=budgets,
         strongest=strongest,
         classes=_classes(models, strongest),
-        notes=[*_notes(models, table), *_notes_on_costs(costs)],
+        notes=[*_notes(models, table), *_notes_on_costs(costs), *refused],
         curve=draw_curve(models, metric),
         cost=draw_cost(models, metric, strongest, costs),
+        differences=differences,
+        broke=[table for table in broke if table is not None],
     )
 
 
@@ -142,12 +151,36 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
             'ones, on a larger canvas than they were attacked on; a batch size of '
             '1 would make both the same.'
         )
+    yield from _notes_on_intervals(model)
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
     for what in model.results.not_measured:
         yield f'{model.name}: {what} was not measured, boxes only.'
     if not model.results.complete:
         yield f'{model.name}: the run was not finished; start it again to resume it.'
+
+
+def _notes_on_intervals(model: ReportModel) -> Iterator[str]:
+    """How intervals are made, or that there are none."""
+    how = model.results.intervals
+    if model.clean.interval is None:
+        problem = 'the file keeps nothing of single images' if how is None else ''
+        problem = problem or (how.problem if how else '') or 'nothing to measure'
+        yield f'{model.name}: no interval: {problem.rstrip(".")}.'
+    elif how is not None:
+        yield (
+            f'{model.name}: brackets hold {100 * how.level:g} % intervals over draws '
+            f'of the images ({how.resamples} resamples); of a worst case, with its '
+            'choice of attacks held.'
+        )
+    for entry in model.entries:
+        if model.clean.interval is not None and entry.interval is None:
+            yield f'{model.name}, {entry.name}: no interval.'
+        if entry.upper_bound and entry.role == 'worst_case':
+            yield (
+                f'{model.name}, {entry.name}: an upper bound of what the attacks leave '
+                'together, as fooled images were skipped.'
+            )
 
 
 def _notes_on_entries(model: ReportModel) -> Iterator[str]:

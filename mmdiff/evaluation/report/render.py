@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..entry import Entry
-from ..tables import markdown, page_table, share
+from ..tables import markdown, page_table, share, spread
 from .page import Page
 from .read import ReportModel
 
@@ -27,10 +27,15 @@ COLUMNS = (
     'images',
     'metric',
     'value',
+    'low',
+    'high',
     'kept',
+    'kept_low',
+    'kept_high',
     'image_score',
     'worst_restart',
     'cumulative',
+    'upper_bound',
     'seconds',
     'grad_evals',
     'queries',
@@ -51,6 +56,7 @@ def render(page: Page) -> str:
         undefined=StrictUndefined,
     )
     environment.filters['share'] = share
+    environment.filters['spread'] = spread
     return environment.get_template('report.html.j2').render(vars(page))
 
 
@@ -65,6 +71,8 @@ def render_markdown(page: Page) -> str:
         f"{metric}; kept: share of the model's own clean {page.metric}; images: "
         f'{images}.',
     ]
+    if page.differences is not None:
+        parts += [f'{page.differences.title}:', page.differences.to_markdown()]
     for model in page.models:
         for reason in model.reasons:
             parts.append(f'**(!) {markdown(model.name)}:** {markdown(reason)}.')
@@ -97,10 +105,15 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'images': entry.num_images,
         'metric': entry.metric,
         'value': entry.value,
+        'low': entry.interval and entry.interval[0],
+        'high': entry.interval and entry.interval[1],
         'kept': model.kept(entry),
+        'kept_low': entry.kept_interval and entry.kept_interval[0],
+        'kept_high': entry.kept_interval and entry.kept_interval[1],
         'image_score': entry.image_score,
         'worst_restart': entry.worst_restart,
         'cumulative': entry.cumulative,
+        'upper_bound': entry.upper_bound,
         'seconds': entry.cost.seconds,
         'grad_evals': entry.cost.grad_evals,
         'queries': entry.cost.queries,

@@ -7,13 +7,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from mmengine.evaluator import Evaluator
 from torch import Tensor
 
+from ..account import Broke
+from ..image_tables import MeanTable
 from ..record import RunRecord
+
+if TYPE_CHECKING:
+    from .matching import Matcher
 
 Prediction = Mapping[str, Tensor]
 
@@ -135,6 +140,22 @@ class Scorer(ABC):
     @abstractmethod
     def per_class(self, record: RunRecord) -> dict[str, float]:
         """What all predictions are worth, by class."""
+
+    def matcher(self, metric: str) -> Matcher | None:
+        """Matcher of the detections that a metric counts; ``None`` if there is none.
+
+        Args:
+            metric: Name of the metric's value: ``'coco/bbox_mAP'``.
+        """
+        return None
+
+    def mean_table(self, metric: str, record: RunRecord) -> MeanTable | None:
+        """Table of a metric that is a mean over images; ``None`` if it is none."""
+        return None
+
+    def broke(self, record: RunRecord) -> Broke | None:
+        """Count what became of the objects; ``None`` for tasks without objects."""
+        return None
 
     @abstractmethod
     def differ(self, first: Prediction, second: Prediction) -> bool:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from ..entry import PERCENT
+from ..image_tables import MeanTable
 from ..record import RunRecord
 from .base import Prediction, Scorer
 
@@ -93,6 +95,10 @@ class ClassificationScorer(Scorer):
             names[k] if k < len(names) else str(k): float(np.mean(scores[k]))
             for k in sorted(scores)
         }
+
+    def mean_table(self, metric: str, record: RunRecord) -> MeanTable | None:
+        """Which images are classified rightly, if that is what the metric counts."""
+        return MeanTable(record.score) if metric.endswith(PERCENT) else None
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether any class's score differs by more than rounding."""

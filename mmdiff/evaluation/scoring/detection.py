@@ -24,8 +24,11 @@ from mmdet.models.utils import samplelist_boxtype2tensor
 from mmengine.structures import InstanceData
 from torch import Tensor
 
+from ..account import Broke
 from ..record import RunRecord
 from .base import Prediction, Scorer
+from .broke import count_broken
+from .matching import Matcher, matcher_of
 
 FIELDS = ('bboxes', 'scores', 'labels')
 # Metrics that count no boxes, which configs set beside one that does.
@@ -156,6 +159,20 @@ class DetectionScorer(Scorer):
             eval_mode,
             self.voc_boxes,
         )
+
+    def matcher(self, metric: str) -> Matcher | None:
+        return matcher_of(self.evaluator.metrics, metric, self.truth.samples())
+
+    def broke(self, record: RunRecord) -> Broke:
+        samples, voc_boxes = self.truth.samples(), self.voc_boxes
+        truths = [_truth(sample, self.truth.gt_scale) for sample in samples]
+        merged = [{**p, 'labels': p['labels'] * 0} for p in record.predictions]
+        one_class = [
+            {k: v * 0 if k.startswith('labels') else v for k, v in truth.items()}
+            for truth in truths
+        ]
+        ap = _class_ap(merged, one_class, 0, 'area', voc_boxes)
+        return count_broken(record.predictions, truths, voc_boxes, ap)
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether the scores of the surest detections differ."""

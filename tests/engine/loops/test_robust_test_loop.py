@@ -430,7 +430,7 @@ def test_restarts_count_by_objective_and_by_ap(robust):
     assert report['results'][2]['key'] == 'worst_case_eps6'
 
 
-def test_skipping_the_fooled_saves_work_and_keeps_the_worst_case(robust):
+def test_skipping_the_fooled_saves_work_and_bounds_the_worst_case(robust):
     attacks = [
         dict(type='mmdiff.PGD', eps=96, steps=4),
         dict(type='mmdiff.APGD', eps=96, steps=4, objective='cls'),
@@ -440,8 +440,10 @@ def test_skipping_the_fooled_saves_work_and_keeps_the_worst_case(robust):
     few = run(robust(attacks, 'few', skip_fooled=True))
     first, second = ({e['key']: e for e in r['results']} for r in (every, few))
     key = 'worst_case_eps96'
-    for name in ('metrics', 'per_class', 'image_score'):
-        assert first[key][name] == second[key][name]
+    assert first[key]['image_scores'] == second[key]['image_scores']
+    # What more false alarms would do is not known: it is called an upper bound.
+    assert main_metric(first[key]['metrics']) <= main_metric(second[key]['metrics'])
+    assert second[key]['upper_bound'] and not first[key]['upper_bound']
     key = 'apgd_cls_eps96'
     assert second[key]['cost']['grad_evals'] < first[key]['cost']['grad_evals']
     assert second[key]['cumulative'] and not first[key]['cumulative']

@@ -1,0 +1,157 @@
+"""What a row cost, what its attack did, and why not to believe it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from mmdiff.attacks import AttackStats
+
+from .reading import known, number
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A reason not to believe a row.
+
+    Args:
+        code: One of :data:`mmdiff.evaluation.checks.CODES`; ``'other'`` for a sentence
+            from a file of which no code is known.
+        text: Sentence that names the row and the numbers.
+    """
+
+    code: str
+    text: str
+
+
+@dataclass
+class Cost:
+    """What a row cost, summed over its images.
+
+    Args:
+        seconds: Time spent, on all ranks together.
+        grad_evals: Gradients computed.
+        queries: Passes without a gradient.
+        peak_mem: Most memory held, in bytes; on a CPU by the process until then.
+    """
+
+    seconds: float = 0.0
+    grad_evals: int = 0
+    queries: int = 0
+    peak_mem: int = 0
+
+
+@dataclass
+class Broke:
+    """What became of the objects of a set, in detections of at least some score.
+
+    Shares are of all objects that count, and sum to 1.
+
+    Args:
+        score_threshold: Lowest score of a detection that is looked at.
+        objects: Number of objects.
+        right: Share with a detection of their class, at IoU 0.5 or more.
+        wrong_class: Share with detections of other classes alone, at IoU 0.5 or more.
+        moved: Share with a detection of their class at IoU 0.1 to 0.5, and no better.
+        lost: Share with nothing of all this.
+        false_per_image: Detections below IoU 0.1 with every object, per image.
+        mean_iou: Mean IoU of those that are right; ``None`` if there are none.
+        any_class_ap: AP at IoU 0.5 when all classes are one, at any score.
+    """
+
+    score_threshold: float
+    objects: int
+    right: float
+    wrong_class: float
+    moved: float
+    lost: float
+    false_per_image: float
+    mean_iou: float | None
+    any_class_ap: float | None
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Broke:
+        """Read what ``asdict`` and JSON made of it.
+
+        Raises:
+            KeyError, TypeError, ValueError: If it is damaged.
+        """
+        values = {f.name: raw[f.name] for f in fields(cls)}
+        for name, value in values.items():
+            if value is None and name in ('mean_iou', 'any_class_ap'):
+                continue
+            values[name] = int(value) if name == 'objects' else float(value)
+        return cls(**values)
+
+
+@dataclass
+class Sanity:
+    """What an attack did to the images, for the checks.
+
+    Counts and sizes are those of :class:`mmdiff.attacks.AttackStats`, and some more:
+
+    Args:
+        images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
+        blocked: Images whose gradient could not be had.
+        changed, changed_share: Images of which a pixel changed, and their share.
+        zero_grads, zero_share: Gradients that were all zero, and their share.
+        nonfinite_grads, nonfinite_share: Gradients with NaN or infinity, and their
+            share.
+        objective_ends: Mean objective of an image before and after the attack; ``None``
+            if it has none.
+    """
+
+    images: int = 0
+    blocked: int = 0
+    changed: int = 0
+    changed_share: float = 0.0
+    max_delta: float = 0.0
+    max_l2: float = 0.0
+    pixel_min: float = 255.0
+    pixel_max: float = 0.0
+    zero_grads: int = 0
+    zero_share: float = 0.0
+    nonfinite_grads: int = 0
+    nonfinite_share: float = 0.0
+    losses: dict[int, float] = field(default_factory=dict)
+    objective_ends: tuple[float, float] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        stats: AttackStats,
+        blocked: int = 0,
+        objective_ends: tuple[float, float] | None = None,
+        eot: int = 1,
+    ) -> Sanity:
+        """Read off the account of an attack.
+
+        Args:
+            stats: The account.
+            blocked: Images whose gradient could not be had.
+            objective_ends: See the class.
+            eot: Passes behind each gradient: each counts as an evaluation, and only
+                their mean can be zero.
+        """
+        names = {f.name for f in fields(cls)}
+        known = {k: v for k, v in asdict(stats).items() if k in names}
+        gradients = max(stats.grad_evals, 1)
+        return cls(
+            **known,
+            blocked=blocked,
+            objective_ends=objective_ends,
+            changed_share=stats.changed / max(stats.images, 1),
+            zero_share=stats.zero_grads * eot / gradients,
+            nonfinite_share=stats.nonfinite_grads / gradients,
+        )
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Sanity:
+        """Read what ``asdict`` and JSON made of it."""
+        sanity = known(cls, raw)
+        sanity.losses = {int(k): number(v) for k, v in sanity.losses.items()}
+        if sanity.objective_ends is not None:
+            start, end = sanity.objective_ends
+            sanity.objective_ends = number(start), number(end)
+        return sanity

@@ -1,0 +1,127 @@
+"""The main metric over a set from tables, which must agree with the evaluator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .entry import Entry
+from .greedy import lowest_map
+from .image_tables import ApTable, ImageTable, Matches, value_of
+from .record import RunRecord
+from .results import Intervals
+from .row_tables import RowTables
+from .scoring import Scorer
+from .uncertainty import Bootstrap, share_kept
+
+
+class SetMetric:
+    """Takes the main metric of records fast, and of draws of their images.
+
+    Args:
+        scorer: Scorer of the task, with the evaluator.
+        clean: The clean row, as the evaluator measured it.
+        record: Record of the clean run.
+        bootstrap: How intervals are made.
+
+    Attributes:
+        problem: Sentence that says why nothing here is to be used; empty if all is.
+        tables: Table of each row, by its key.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        clean: Entry,
+        record: RunRecord,
+        bootstrap: Bootstrap | None = None,
+    ) -> None:
+        self.bootstrap = bootstrap or Bootstrap()
+        self.metric, self.clean_key = clean.metric, clean.key
+        self.num_images = len(record.predictions)
+        self.tables: dict[str, ImageTable] = {}
+        self._scorer = scorer
+        self._values: dict[str, np.ndarray] = {}
+        self._matches: dict[int, tuple[RunRecord, Matches]] = {}
+        self.matcher = scorer.matcher(clean.metric)
+        self.problem = self._check(clean, record)
+
+    def _check(self, clean: Entry, record: RunRecord) -> str:
+        end = 'so there are no intervals, and worst cases are chosen image by image.'
+        tolerance = 1e-4 if self.matcher is None else self.matcher.tolerance
+        table = self._table(record)
+        if table is None:
+            return f'{self.metric} is counted by the evaluator alone, {end}'
+        value = value_of(table, self.num_images)
+        value = 0.0 if math.isnan(value) else value
+        if abs(value - clean.value) > tolerance:
+            return (
+                f'{self.metric} of the clean images is {clean.value:.5f} by the '
+                f'evaluator and {value:.5f} from matched detections, {end}'
+            )
+        return ''
+
+    def _table(self, record: RunRecord) -> ImageTable | None:
+        if self.matcher is None:
+            return self._scorer.mean_table(self.metric, record)
+        return ApTable.of(self.matcher.rule, self.matches(record))
+
+    def matches(self, record: RunRecord) -> Matches:
+        """Matched detections of a record, matched once."""
+        if id(record) not in self._matches:
+            # The record is kept, or another one could come to have its id.
+            self._matches[id(record)] = record, self.matcher.match(record.predictions)
+        return self._matches[id(record)][1]
+
+    def fill(self, entry: Entry, record: RunRecord) -> None:
+        """Set the intervals of a row that is measured; the clean one comes first."""
+        table = None if self.problem else self._table(record)
+        if table is None:
+            return
+        values = self.bootstrap.values(table, self.num_images)
+        self.tables[entry.key], self._values[entry.key] = table, values
+        entry.interval = self.bootstrap.interval(values)
+        if entry.role != 'clean':
+            share = share_kept(values, self._values[self.clean_key])
+            entry.kept_interval = self.bootstrap.interval(share)
+
+    @property
+    def chooses(self) -> bool:
+        """Whether worst cases can be chosen by the metric itself."""
+        return self.matcher is not None and not self.problem
+
+    def lowest(
+        self, runs: Sequence[RunRecord], starts: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """Choose a run for each image so that the metric is low.
+
+        Args:
+            runs: Records of the runs.
+            starts: Choices to begin at the best of.
+
+        Returns:
+            Numbers of runs, (N,).
+        """
+        matches = [self.matches(run) for run in runs]
+        return lowest_map(self.matcher.rule, matches, starts)
+
+    def save(self, out: Path, image_ids: Sequence[Any]) -> Intervals:
+        """Write the tables of all rows beside a report.
+
+        Args:
+            out: File of the report.
+            image_ids: Ids of the images.
+
+        Returns:
+            What the report says of its intervals.
+        """
+        how, name = self.bootstrap, ''
+        if self.tables:
+            name = f'{out.stem}.tables.npz'
+            ids = [str(image) for image in image_ids]
+            RowTables(ids, self.metric, self.tables).save(out.with_name(name))
+        return Intervals(how.resamples, how.level, how.seed, name, self.problem)

@@ -1,0 +1,78 @@
+"""Intervals: what the main metric would be on other images of the same kind.
+
+Images are drawn with replacement, as many as there are (the bootstrap of Efron 1979),
+and the metric is taken of each draw; an interval is between percentiles of these. All
+rows and models are measured on the same draws, so that of a share kept, or of a
+difference, only what is not common to both is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from .image_tables import ImageTable
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made.
+
+    Args:
+        resamples: Number of draws.
+        level: Share of the draws inside an interval.
+        seed: Seed of the draws.
+
+    Example:
+        >>> from mmdiff.evaluation.image_tables import MeanTable
+        >>> right = MeanTable(np.repeat([0.0, 1.0], 50))
+        >>> low, high = Bootstrap().interval(Bootstrap().values(right, 100))
+        >>> 0.38 < low < 0.42 and 0.58 < high < 0.62
+        True
+    """
+
+    resamples: int = 1000
+    level: float = 0.95
+    seed: int = 0
+
+    def weights(self, num_images: int) -> np.ndarray:
+        """How often each draw has each image, (resamples, N)."""
+        return _draws(self.resamples, self.seed, num_images)
+
+    def values(self, table: ImageTable, num_images: int) -> np.ndarray:
+        """Metric of each draw, (resamples,)."""
+        return table.resampled(self.weights(num_images))
+
+    def interval(self, values: np.ndarray) -> Interval | None:
+        """Interval of what was measured on each draw; ``None`` if nothing was."""
+        values = values[np.isfinite(values)]
+        if len(values) == 0:
+            return None
+        tail = 50 * (1 - self.level)
+        low, high = np.percentile(values, [tail, 100 - tail])
+        return float(low), float(high)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Bootstrap:
+        """Read what ``asdict`` and JSON made of it."""
+        return cls(int(raw['resamples']), float(raw['level']), int(raw['seed']))
+
+
+@lru_cache(maxsize=2)
+def _draws(resamples: int, seed: int, num_images: int) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    even = np.full(num_images, 1 / num_images)
+    draws = generator.multinomial(num_images, even, resamples).astype(float)
+    draws.flags.writeable = False
+    return draws
+
+
+def share_kept(values: np.ndarray, clean: np.ndarray) -> np.ndarray:
+    """Share of the clean metric on each draw; NaN where there was nothing."""
+    return np.divide(values, clean, out=np.full(len(clean), np.nan), where=clean > 0)
