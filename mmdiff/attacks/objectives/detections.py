@@ -18,6 +18,9 @@ from mmdiff.registry import OBJECTIVES
 
 # Log-odds are cut where float32 knows nothing below (of no) and above (of sure).
 NO, SURE = 1e-12, 1e-6
+# Weight of false alarms in every objective: nothing beside an object, but where all
+# objects are gone an attack goes on with them instead of standing still.
+SPARE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -134,15 +137,17 @@ def scores_on_objects(
 
 
 def false_alarms(candidates: Candidates, truth: Truth, min_iou: float) -> Tensor:
-    """Log-odds of the candidates that are on no object of their class, (F,).
+    """How surely something is reported where nothing is, a scalar.
 
+    Log-sum-exp of the log-odds of the candidates that are on no object of their class.
     Candidates on what the metric ignores are no false alarms either.
     """
     boxes = candidates.boxes.detach()
     on = bbox_overlaps(truth.boxes, boxes) >= min_iou
     right = (on & (truth.labels[:, None] == candidates.labels)).any(0)
     ignored = (bbox_overlaps(boxes, truth.ignored, mode='iof') >= min_iou).any(1)
-    return candidates.log_odds[~right & ~ignored]
+    alarms = candidates.log_odds[~right & ~ignored]
+    return torch.cat([alarms, alarms.new_full((1,), NO).log()]).logsumexp(0)
 
 
 @OBJECTIVES.register_module()
@@ -151,22 +156,17 @@ class Detections(DetectionObjective):
     """Lower the scores of true classes on objects; raise false alarms if asked.
 
     Args:
-        false_alarms: Weight of the log-sum-exp of the log-odds of all that is on no
-            object of its class.
+        false_alarms: Weight of false alarms (:func:`false_alarms`).
         min_iou: Overlap from which a candidate is on an object, as in the metric.
     """
 
-    false_alarms: float = 0.0
+    false_alarms: float = SPARE
     min_iou: float = 0.5
 
     def __call__(self, candidates: Candidates, truth: Truth) -> Tensor:
         on = scores_on_objects(candidates, truth.boxes, truth.labels, self.min_iou)
-        if not self.false_alarms:
-            return -on.sum()
         alarms = false_alarms(candidates, truth, self.min_iou)
-        if not len(alarms):
-            return -on.sum()
-        return self.false_alarms * alarms.logsumexp(0) - on.sum()
+        return self.false_alarms * alarms - on.sum()
 
 
 @OBJECTIVES.register_module()
@@ -190,7 +190,8 @@ class Margin(DetectionObjective):
         wrong = scores_on_objects(
             candidates, truth.boxes, truth.labels, self.min_iou, others=True
         )
-        return (wrong - right).clamp(max=self.confidence).sum()
+        alarms = false_alarms(candidates, truth, self.min_iou)
+        return (wrong - right).clamp(max=self.confidence).sum() + SPARE * alarms
 
 
 @OBJECTIVES.register_module()
@@ -208,4 +209,5 @@ class Targeted(DetectionObjective):
     def __call__(self, candidates: Candidates, truth: Truth) -> Tensor:
         right = scores_on_objects(candidates, truth.boxes, truth.labels, self.min_iou)
         wrong = scores_on_objects(candidates, truth.boxes, truth.targets, self.min_iou)
-        return (wrong - right).sum()
+        alarms = false_alarms(candidates, truth, self.min_iou)
+        return (wrong - right).sum() + SPARE * alarms
