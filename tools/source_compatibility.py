@@ -20,6 +20,7 @@ from the layouts of published pipelines. Refusals come before any weights are re
 UNET, VAE = ['diffusers', 'UNet2DModel'], ['diffusers', 'AutoencoderKL']
 CONDITIONED = ['diffusers', 'UNet2DConditionModel']
 TEXT = ['transformers', 'CLIPTextModel']
+SECOND_TEXT = ['transformers', 'CLIPTextModelWithProjection']
 PIPELINES = {
     'DDPMPipeline': {'unet': UNET},
     'StableDiffusionPipeline': {'unet': CONDITIONED, 'vae': VAE, 'text_encoder': TEXT},
@@ -29,7 +30,13 @@ PIPELINES = {
         'unet': CONDITIONED,
         'vae': VAE,
         'text_encoder': TEXT,
-        'text_encoder_2': ['transformers', 'CLIPTextModelWithProjection'],
+        'text_encoder_2': SECOND_TEXT,
+    },
+    'StableDiffusionXLPipeline (refiner)': {
+        'unet': CONDITIONED,
+        'vae': VAE,
+        'text_encoder': [None, None],
+        'text_encoder_2': SECOND_TEXT,
     },
     'StableDiffusionImageVariationPipeline': {
         'unet': CONDITIONED,
@@ -37,7 +44,30 @@ PIPELINES = {
         'image_encoder': ['transformers', 'CLIPVisionModelWithProjection'],
     },
     'DiTPipeline': {'transformer': ['diffusers', 'DiTTransformer2DModel'], 'vae': VAE},
+    'PixArtSigmaPipeline': {
+        'transformer': ['diffusers', 'PixArtTransformer2DModel'],
+        'vae': VAE,
+        'text_encoder': ['transformers', 'T5EncoderModel'],
+    },
+    'StableDiffusion3Pipeline': {
+        'transformer': ['diffusers', 'SD3Transformer2DModel'],
+        'vae': VAE,
+        'text_encoder': SECOND_TEXT,
+    },
+    'FluxPipeline': {
+        'transformer': ['diffusers', 'FluxTransformer2DModel'],
+        'vae': VAE,
+        'text_encoder': TEXT,
+    },
 }
+# What is asked for in ways that are no pipeline, and what answers.
+KEYWORDS = """
+| source | answer |
+|---|---|
+| `source='FILE.safetensors', config=FOLDER` (Stable Diffusion 1.x, 2.x, SDXL in one file) | loads; without `config` it is refused with what the folder must have |
+| `unet_weights='FILE.safetensors'` (CleanDIFT) | loads if each name and shape is the U-Net's; a missing or superfluous name is refused |
+| `time_ids=(H, W, TOP, LEFT, H, W)` | SDXL alone; refused elsewhere |
+"""
 
 
 def scheduler_answer(name: str, folder: Path) -> str:
@@ -58,7 +88,7 @@ def pipeline_answer(name: str, folder: Path) -> str:
             (folder / part).mkdir(parents=True)
             config = folder / part / 'config.json'
             config.write_text(json.dumps({'_class_name': kind}))
-    index = json.dumps({'_class_name': name, **parts})
+    index = json.dumps({'_class_name': name.split()[0], **parts})
     (folder / 'model_index.json').write_text(index)
     try:
         read_layout(folder)
@@ -79,7 +109,7 @@ def render() -> str:
             folder = Path(root) / name
             folder.mkdir()
             lines.append(f'| `{name}` | {pipeline_answer(name, folder)} |\n')
-    return ''.join(lines)
+    return ''.join([*lines, KEYWORDS])
 
 
 def main() -> None:
