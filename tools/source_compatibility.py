@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 
 import diffusers
+import safetensors.torch
 
+from mmdiff.diffusion import DiffusionModel
 from mmdiff.diffusion.pipelines import read_layout
 from mmdiff.diffusion.scheduler_files import read_scheduler
 
@@ -60,14 +62,26 @@ PIPELINES = {
         'text_encoder': TEXT,
     },
 }
-# What is asked for in ways that are no pipeline, and what answers.
-KEYWORDS = """
-| source | answer |
-|---|---|
-| `source='FILE.safetensors', config=FOLDER` (Stable Diffusion 1.x, 2.x, SDXL in one file) | loads; without `config` it is refused with what the folder must have |
-| `unet_weights='FILE.safetensors'` (CleanDIFT) | loads if each name and shape is the U-Net's; a missing or superfluous name is refused |
-| `time_ids=(H, W, TOP, LEFT, H, W)` | SDXL alone; refused elsewhere |
-"""
+BLOCKS = {
+    'block_out_channels': (4, 8),
+    'norm_num_groups': 2,
+    'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
+    'up_block_types': ('CrossAttnUpBlock2D', 'UpBlock2D'),
+    'cross_attention_dim': 8,
+    'attention_head_dim': 2,
+}
+SDXL = {
+    **BLOCKS,
+    'addition_embed_type': 'text_time',
+    'addition_time_embed_dim': 4,
+    'projection_class_embeddings_input_dim': 32,
+}
+TINY_VAE = {
+    'block_out_channels': (4, 4),
+    'norm_num_groups': 2,
+    'down_block_types': ('DownEncoderBlock2D',) * 2,
+    'up_block_types': ('UpDecoderBlock2D',) * 2,
+}
 
 
 def scheduler_answer(name: str, folder: Path) -> str:
@@ -97,6 +111,35 @@ def pipeline_answer(name: str, folder: Path) -> str:
     return 'loads'
 
 
+def keyword_answers(folder: Path) -> dict[str, str]:
+    """Return what tiny priors give with the keywords that change or replace parts."""
+    sd, sdxl = (
+        {'type': 'LatentDiffusion', 'unet': unet, 'vae': TINY_VAE}
+        for unet in (BLOCKS, SDXL)
+    )
+    whole, cut = folder / 'FILE.safetensors', folder / 'OTHER.safetensors'
+    state = DiffusionModel.from_pretrained(sd).unet.state_dict()
+    safetensors.torch.save_file(state, whole)
+    state.pop('conv_in.weight')
+    safetensors.torch.save_file(state, cut)
+    sizes = (1024, 1024, 0, 0, 1024, 1024)
+    calls = {
+        "`'FILE.safetensors'` of Stable Diffusion": (whole, {}),
+        "`unet_weights='FILE.safetensors'` that fits": (sd, {'unet_weights': whole}),
+        '`unet_weights` that lacks a name': (sd, {'unet_weights': cut}),
+        '`time_ids` for SDXL': (sdxl, {'time_ids': sizes}),
+        '`time_ids` for Stable Diffusion 1.x, 2.x': (sd, {'time_ids': sizes}),
+    }
+    answers = {}
+    for name, (source, keywords) in calls.items():
+        try:
+            DiffusionModel.from_pretrained(source, **keywords)
+            answers[name] = 'loads'
+        except ValueError as error:
+            answers[name] = str(error).replace(f'{folder}/', '')
+    return answers
+
+
 def render() -> str:
     """Return the page."""
     names = [n for n in dir(diffusers) if n.endswith('Scheduler') and n[:4] != 'Flax']
@@ -109,7 +152,10 @@ def render() -> str:
             folder = Path(root) / name
             folder.mkdir()
             lines.append(f'| `{name}` | {pipeline_answer(name, folder)} |\n')
-    return ''.join([*lines, KEYWORDS])
+        lines.append('\n| keyword | answer |\n|---|---|\n')
+        for name, answer in keyword_answers(Path(root)).items():
+            lines.append(f'| {name} | {answer} |\n')
+    return ''.join(lines)
 
 
 def main() -> None:
