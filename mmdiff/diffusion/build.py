@@ -18,7 +18,7 @@ from .prompts import PromptEmbedder
 from .schedule import build_scheduler
 from .scheduler_files import read_scheduler
 from .sdxl import SDXLDiffusionModel, check_sizes
-from .single_file import SINGLE_FILES, SingleFile, is_single_file
+from .single_file import SingleFile, is_single_file
 from .unets import (
     build_edm,
     build_network,
@@ -123,11 +123,10 @@ def _read_parts(source: str | Path | dict, reading: Reading) -> PriorParts:
         raise ValueError(
             'unet_weights and random_weights=True contradict each other; leave one out.'
         )
-    # Before gigabytes of other weights are read.
-    weights = reading.unet_weights
-    state = None if weights is None else Path(weights).expanduser()
-    if state is not None:
-        check_weight_file(state)
+    weights = None
+    if reading.unet_weights is not None:
+        weights = Path(reading.unet_weights).expanduser()
+        check_weight_file(weights)  # before gigabytes of others are read
     if isinstance(source, dict):
         _refuse_files(reading)
         parts = parts_from_config(source, reading.schedule)
@@ -135,14 +134,14 @@ def _read_parts(source: str | Path | dict, reading: Reading) -> PriorParts:
         parts = _single_file_parts(Path(source).expanduser(), reading)
     elif reading.config is not None:
         raise ValueError(
-            f'config belongs to a source that is one file ({SINGLE_FILES}); '
+            'config belongs to a source that is one safetensors file; '
             f'{str(source)!r} has its own settings: leave config out.'
         )
     else:
         folder = locate(source, reading.cache_dir, reading.subfolder, reading.variant)
         parts = parts_from_folder(folder, reading)
-    if state is not None:
-        replace_weights(parts.unet, state)
+    if weights is not None:
+        replace_weights(parts.unet, weights)
     return parts
 
 
@@ -225,16 +224,10 @@ def _latent_parts(
     text = None
     if not reading.random_weights:
         text = PromptEmbedder(folder, reading.cache_dir, variant, kind.encoders)
-    elsewhere = single is not None
-    unet = load_network(
-        UNet2DConditionModel,
-        folder / 'unet',
-        reading.random_unet or elsewhere,
-        variant,
-    )
-    vae = load_network(
-        AutoencoderKL, folder / 'vae', reading.random_weights or elsewhere, variant
-    )
+    no_unet = reading.random_unet or single is not None
+    no_vae = reading.random_weights or single is not None
+    unet = load_network(UNet2DConditionModel, folder / 'unet', no_unet, variant)
+    vae = load_network(AutoencoderKL, folder / 'vae', no_vae, variant)
     if single is not None and not reading.random_weights:
         single.load_vae(vae)
         if reading.unet_weights is None:
