@@ -5,11 +5,14 @@ import subprocess
 import sys
 import zipfile
 from email.parser import Parser
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
+from mmdiff.utils.environment import ONEDL, _installed
 from mmdiff.version import __version__
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +60,55 @@ def test_models_of_the_index_belong_to_a_collection():
 def test_the_citation_names_this_version():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == __version__
+
+
+def declared():
+    """The packages that are asked for: of the stack that is installed, and optional."""
+    tomllib = pytest.importorskip('tomllib', reason='Python 3.10 has no tomllib')
+    project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+    extras = project['optional-dependencies']
+    stack = 'onedl' if _installed(ONEDL) else 'openmmlab'
+    required = [Requirement(text) for text in project['dependencies'] + extras[stack]]
+    optional = [
+        Requirement(text)
+        for name in ('sd', 'corruptions', 'bench', 'test')
+        for text in extras[name]
+    ]
+    return required, optional
+
+
+def test_what_is_installed_is_in_the_declared_ranges():
+    required, optional = declared()
+    assert {'diffusers', 'torch'} <= {one.name for one in required}
+    for one in required:
+        assert one.specifier.contains(version(one.name), prereleases=True), one
+    seen = 0
+    for one in optional:
+        try:
+            installed = version(one.name)
+        except PackageNotFoundError:
+            continue
+        if one.name != 'mmdiff':
+            assert one.specifier.contains(installed, prereleases=True), one
+            seen += 1
+    assert seen  # pytest, at least
+
+
+@pytest.mark.parametrize('name', ['diffusers', 'transformers'])
+def test_the_hub_client_is_one_that_both_its_users_take(name):
+    """Those of diffusers from 0.40 on, and of transformers 4, exclude each other."""
+    try:
+        needs = [Requirement(text) for text in requires(name)]
+    except PackageNotFoundError:
+        pytest.skip(f'{name} is not installed')
+    clients = [
+        one
+        for one in needs
+        if one.name.replace('_', '-') == 'huggingface-hub' and one.marker is None
+    ]
+    assert clients
+    for one in clients:
+        assert one.specifier.contains(version('huggingface_hub')), one
 
 
 @pytest.fixture(scope='module')

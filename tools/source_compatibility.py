@@ -6,7 +6,9 @@ import tempfile
 from pathlib import Path
 
 import diffusers
+import safetensors.torch
 
+from mmdiff.diffusion import DiffusionModel
 from mmdiff.diffusion.pipelines import read_layout
 from mmdiff.diffusion.scheduler_files import read_scheduler
 
@@ -20,6 +22,7 @@ from the layouts of published pipelines. Refusals come before any weights are re
 UNET, VAE = ['diffusers', 'UNet2DModel'], ['diffusers', 'AutoencoderKL']
 CONDITIONED = ['diffusers', 'UNet2DConditionModel']
 TEXT = ['transformers', 'CLIPTextModel']
+SECOND_TEXT = ['transformers', 'CLIPTextModelWithProjection']
 PIPELINES = {
     'DDPMPipeline': {'unet': UNET},
     'StableDiffusionPipeline': {'unet': CONDITIONED, 'vae': VAE, 'text_encoder': TEXT},
@@ -29,7 +32,13 @@ PIPELINES = {
         'unet': CONDITIONED,
         'vae': VAE,
         'text_encoder': TEXT,
-        'text_encoder_2': ['transformers', 'CLIPTextModelWithProjection'],
+        'text_encoder_2': SECOND_TEXT,
+    },
+    'StableDiffusionXLPipeline (refiner)': {
+        'unet': CONDITIONED,
+        'vae': VAE,
+        'text_encoder': [None, None],
+        'text_encoder_2': SECOND_TEXT,
     },
     'StableDiffusionImageVariationPipeline': {
         'unet': CONDITIONED,
@@ -37,6 +46,41 @@ PIPELINES = {
         'image_encoder': ['transformers', 'CLIPVisionModelWithProjection'],
     },
     'DiTPipeline': {'transformer': ['diffusers', 'DiTTransformer2DModel'], 'vae': VAE},
+    'PixArtSigmaPipeline': {
+        'transformer': ['diffusers', 'PixArtTransformer2DModel'],
+        'vae': VAE,
+        'text_encoder': ['transformers', 'T5EncoderModel'],
+    },
+    'StableDiffusion3Pipeline': {
+        'transformer': ['diffusers', 'SD3Transformer2DModel'],
+        'vae': VAE,
+        'text_encoder': SECOND_TEXT,
+    },
+    'FluxPipeline': {
+        'transformer': ['diffusers', 'FluxTransformer2DModel'],
+        'vae': VAE,
+        'text_encoder': TEXT,
+    },
+}
+BLOCKS = {
+    'block_out_channels': (4, 8),
+    'norm_num_groups': 2,
+    'down_block_types': ('DownBlock2D', 'CrossAttnDownBlock2D'),
+    'up_block_types': ('CrossAttnUpBlock2D', 'UpBlock2D'),
+    'cross_attention_dim': 8,
+    'attention_head_dim': 2,
+}
+SDXL = {
+    **BLOCKS,
+    'addition_embed_type': 'text_time',
+    'addition_time_embed_dim': 4,
+    'projection_class_embeddings_input_dim': 32,
+}
+TINY_VAE = {
+    'block_out_channels': (4, 4),
+    'norm_num_groups': 2,
+    'down_block_types': ('DownEncoderBlock2D',) * 2,
+    'up_block_types': ('UpDecoderBlock2D',) * 2,
 }
 
 
@@ -58,13 +102,42 @@ def pipeline_answer(name: str, folder: Path) -> str:
             (folder / part).mkdir(parents=True)
             config = folder / part / 'config.json'
             config.write_text(json.dumps({'_class_name': kind}))
-    index = json.dumps({'_class_name': name, **parts})
+    index = json.dumps({'_class_name': name.split()[0], **parts})
     (folder / 'model_index.json').write_text(index)
     try:
         read_layout(folder)
     except ValueError as error:
         return str(error).replace(str(folder), 'FOLDER')
     return 'loads'
+
+
+def keyword_answers(folder: Path) -> dict[str, str]:
+    """Return what tiny priors give with the keywords that change or replace parts."""
+    sd, sdxl = (
+        {'type': 'LatentDiffusion', 'unet': unet, 'vae': TINY_VAE}
+        for unet in (BLOCKS, SDXL)
+    )
+    whole, cut = folder / 'FILE.safetensors', folder / 'OTHER.safetensors'
+    state = DiffusionModel.from_pretrained(sd).unet.state_dict()
+    safetensors.torch.save_file(state, whole)
+    state.pop('conv_in.weight')
+    safetensors.torch.save_file(state, cut)
+    sizes = (1024, 1024, 0, 0, 1024, 1024)
+    calls = {
+        "`'FILE.safetensors'` of Stable Diffusion": (whole, {}),
+        "`unet_weights='FILE.safetensors'` that fits": (sd, {'unet_weights': whole}),
+        '`unet_weights` that lacks a name': (sd, {'unet_weights': cut}),
+        '`time_ids` for SDXL': (sdxl, {'time_ids': sizes}),
+        '`time_ids` for Stable Diffusion 1.x, 2.x': (sd, {'time_ids': sizes}),
+    }
+    answers = {}
+    for name, (source, keywords) in calls.items():
+        try:
+            DiffusionModel.from_pretrained(source, **keywords)
+            answers[name] = 'loads'
+        except ValueError as error:
+            answers[name] = str(error).replace(f'{folder}/', '')
+    return answers
 
 
 def render() -> str:
@@ -79,6 +152,9 @@ def render() -> str:
             folder = Path(root) / name
             folder.mkdir()
             lines.append(f'| `{name}` | {pipeline_answer(name, folder)} |\n')
+        lines.append('\n| keyword | answer |\n|---|---|\n')
+        for name, answer in keyword_answers(Path(root)).items():
+            lines.append(f'| {name} | {answer} |\n')
     return ''.join(lines)
 
 

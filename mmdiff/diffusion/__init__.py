@@ -10,6 +10,7 @@ from .features import FeatureInfo
 from .generation import generate_images, sample_grid, to_uint8
 from .latent import LatentDiffusionModel
 from .schedule import build_scheduler
+from .sdxl import SDXLDiffusionModel
 
 __all__ = [
     'DDPMDiffusionModel',
@@ -17,6 +18,7 @@ __all__ = [
     'EDMDiffusionModel',
     'FeatureInfo',
     'LatentDiffusionModel',
+    'SDXLDiffusionModel',
     'build_scheduler',
     'generate_images',
     'sample_grid',

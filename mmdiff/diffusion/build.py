@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
@@ -12,10 +13,12 @@ from .edm import EDMDiffusionModel
 from .hub import locate
 from .json_files import read_json
 from .latent import LatentDiffusionModel, check_conditions, check_latents
-from .pipelines import read_layout
+from .pipelines import Layout, read_layout
 from .prompts import PromptEmbedder
 from .schedule import build_scheduler
 from .scheduler_files import read_scheduler
+from .sdxl import SDXLDiffusionModel, check_sizes
+from .single_file import SingleFile, is_single_file
 from .unets import (
     build_edm,
     build_network,
@@ -24,7 +27,32 @@ from .unets import (
     infer_patch_size,
     load_unet,
 )
-from .weights import check_class, class_of, load_network, load_weights
+from .weights import (
+    check_class,
+    check_weight_file,
+    class_of,
+    load_network,
+    load_weights,
+    replace_weights,
+)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a prior is read; see :meth:`DiffusionModel.from_pretrained`."""
+
+    schedule: dict | None = None
+    cache_dir: str | Path | None = None
+    random_weights: bool = False
+    subfolder: str | None = None
+    variant: str | None = None
+    unet_weights: str | Path | None = None
+    config: str | Path | None = None
+
+    @property
+    def random_unet(self) -> bool:
+        """Whether the U-Net is built without its own weights: others may follow."""
+        return self.random_weights or self.unet_weights is not None
 
 
 @dataclass
@@ -48,37 +76,26 @@ class PriorParts:
 
 def build_prior(
     source: str | Path | dict,
-    schedule: dict | None = None,
+    reading: Reading,
     patch_size: int | None = None,
-    cache_dir: str | Path | None = None,
-    random_weights: bool = False,
-    subfolder: str | None = None,
-    variant: str | None = None,
-    **latent_args: str | None,
+    latent_args: dict[str, Any] | None = None,
 ) -> DiffusionModel:
     """Read or build the parts of a prior and put them together.
 
-    Arguments and errors are those of :meth:`DiffusionModel.from_pretrained`.
+    Args:
+        source: See :meth:`DiffusionModel.from_pretrained`, as for errors.
+        reading: How to read it.
+        patch_size: See :class:`DDPMDiffusionModel`.
+        latent_args: Arguments of a latent prior; those that are ``None`` are not given.
     """
-    if isinstance(source, dict):
-        if subfolder is not None or variant is not None:
-            raise ValueError(
-                'subfolder and variant belong to a folder or hub id; a config dict has '
-                'random weights: leave them out.'
-            )
-        parts = parts_from_config(source, schedule)
-    else:
-        folder = locate(source, cache_dir, subfolder, variant)
-        parts = parts_from_folder(folder, schedule, cache_dir, random_weights, variant)
+    parts = _read_parts(source, reading)
     if patch_size not in (None, 1) and parts.kind != 'pixel':
         raise ValueError(
             f'patch_size={patch_size} belongs to a pixel U-Net; leave it out.'
         )
-    given = {key: value for key, value in latent_args.items() if value is not None}
+    given = {k: v for k, v in (latent_args or {}).items() if v is not None}
     if parts.kind == 'latent':
-        return LatentDiffusionModel(
-            parts.unet, parts.scheduler, parts.vae, parts.text, **given
-        )
+        return _latent_prior(parts, given)
     if given:
         raise ValueError(
             f'{", ".join(given)} belongs to a latent prior (Stable '
@@ -87,6 +104,53 @@ def build_prior(
     if parts.kind == 'edm':
         return EDMDiffusionModel(parts.unet)
     return DDPMDiffusionModel(parts.unet, parts.scheduler, patch_size)
+
+
+def _latent_prior(parts: PriorParts, given: dict[str, Any]) -> LatentDiffusionModel:
+    if parts.unet.config.addition_embed_type == SDXLDiffusionModel.addition:
+        cls = SDXLDiffusionModel
+    elif 'time_ids' in given:
+        raise ValueError(
+            'time_ids belongs to SDXL; this prior is told a prompt alone: leave it out.'
+        )
+    else:
+        cls = LatentDiffusionModel
+    return cls(parts.unet, parts.scheduler, parts.vae, parts.text, **given)
+
+
+def _read_parts(source: str | Path | dict, reading: Reading) -> PriorParts:
+    if reading.unet_weights is not None and reading.random_weights:
+        raise ValueError(
+            'unet_weights and random_weights=True contradict each other; leave one out.'
+        )
+    weights = None
+    if reading.unet_weights is not None:
+        weights = Path(reading.unet_weights).expanduser()
+        check_weight_file(weights)  # before gigabytes of others are read
+    if isinstance(source, dict):
+        _refuse_files(reading)
+        parts = parts_from_config(source, reading.schedule)
+    elif is_single_file(source):
+        parts = _single_file_parts(Path(source).expanduser(), reading)
+    elif reading.config is not None:
+        raise ValueError(
+            'config belongs to a source that is one safetensors file; '
+            f'{str(source)!r} has its own settings: leave config out.'
+        )
+    else:
+        folder = locate(source, reading.cache_dir, reading.subfolder, reading.variant)
+        parts = parts_from_folder(folder, reading)
+    if weights is not None:
+        replace_weights(parts.unet, weights)
+    return parts
+
+
+def _refuse_files(reading: Reading) -> None:
+    if (reading.subfolder, reading.variant, reading.config) != (None, None, None):
+        raise ValueError(
+            'subfolder and variant belong to a folder or hub id, config to a single '
+            'file; a config dict has random weights: leave them out.'
+        )
 
 
 def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
@@ -121,63 +185,90 @@ def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
     return PriorParts('latent', unet, build_scheduler(schedule), vae)
 
 
-def parts_from_folder(
-    folder: Path,
-    schedule: dict | None = None,
-    cache_dir: str | Path | None = None,
-    random_weights: bool = False,
-    variant: str | None = None,
-) -> PriorParts:
+def parts_from_folder(folder: Path, reading: Reading) -> PriorParts:
     """Read the parts of a prior; all settings are checked before any weights are read.
 
     Args:
         folder: Of a network, or of a pipeline.
-        schedule: See :func:`read_scheduler`; overrides what lies in the folder.
-        cache_dir: Where prompt embeddings are kept.
-        random_weights: Take the networks of ``folder`` but not their weights.
-        variant: Which of several copies of the weights to read (``'fp16'``).
+        reading: How to read it.
     """
     layout = read_layout(folder)
     if layout.latent:
-        return _latent_parts(
-            layout.root or folder, schedule, cache_dir, random_weights, variant
-        )
+        return _latent_parts(layout.root or folder, reading)
     if class_of(layout.unet) == 'EDMPrecond':
-        _refuse_schedule(schedule)
+        _refuse_schedule(reading.schedule)
         unet = build_edm(read_json(layout.unet / 'config.json'))
-        if not random_weights:
-            load_weights(unet, layout.unet, variant)
+        if not reading.random_unet:
+            load_weights(unet, layout.unet, reading.variant)
         return PriorParts('edm', unet)
+    return _pixel_parts(layout, reading)
+
+
+def _pixel_parts(layout: Layout, reading: Reading) -> PriorParts:
     check_class(layout.unet, 'UNet2DModel')
-    scheduler = read_scheduler(layout.unet, schedule)
+    scheduler = read_scheduler(layout.unet, reading.schedule)
     config = read_json(layout.unet / 'config.json')
     check_unet(config, scheduler)
     infer_patch_size(config)
-    unet = load_unet(layout.unet, random_weights, variant)
+    unet = load_unet(layout.unet, reading.random_unet, reading.variant)
     return PriorParts('pixel', unet, scheduler)
 
 
 def _latent_parts(
-    folder: Path,
-    schedule: dict | None,
-    cache_dir: str | Path | None,
-    random_weights: bool,
-    variant: str | None,
+    folder: Path, reading: Reading, single: SingleFile | None = None
 ) -> PriorParts:
-    # Before gigabytes are read.
+    """Read a pipeline; the networks' weights are in it, or in a single file."""
+    scheduler = _check_latent(folder, reading.schedule)
+    variant = reading.variant
+    kind = SDXLDiffusionModel if _is_sdxl(folder) else LatentDiffusionModel
+    text = None
+    if not reading.random_weights:
+        text = PromptEmbedder(folder, reading.cache_dir, variant, kind.encoders)
+    no_unet = reading.random_unet or single is not None
+    no_vae = reading.random_weights or single is not None
+    unet = load_network(UNet2DConditionModel, folder / 'unet', no_unet, variant)
+    vae = load_network(AutoencoderKL, folder / 'vae', no_vae, variant)
+    if single is not None and not reading.random_weights:
+        single.load_vae(vae)
+        if reading.unet_weights is None:
+            single.load_unet(unet)
+    return PriorParts('latent', unet, scheduler, vae, text)
+
+
+def _is_sdxl(folder: Path) -> bool:
+    config = read_json(folder / 'unet' / 'config.json')
+    return config.get('addition_embed_type') == SDXLDiffusionModel.addition
+
+
+def _check_latent(folder: Path, schedule: dict | None) -> DDPMScheduler:
+    """Check all settings of a pipeline, before gigabytes are read."""
     config = UNet2DConditionModel.load_config(folder / 'unet')
     check_conditions(config)
+    if config.get('addition_embed_type') is not None:
+        check_sizes(config)
     check_latents(config, AutoencoderKL.load_config(folder / 'vae'))
     scheduler = read_scheduler(folder, schedule)
     check_unet(config, scheduler)
-    text = None if random_weights else PromptEmbedder(folder, cache_dir, variant)
-    return PriorParts(
-        'latent',
-        load_network(UNet2DConditionModel, folder / 'unet', random_weights, variant),
-        scheduler,
-        load_network(AutoencoderKL, folder / 'vae', random_weights, variant),
-        text,
-    )
+    return scheduler
+
+
+def _single_file_parts(file: Path, reading: Reading) -> PriorParts:
+    if reading.subfolder is not None or reading.variant is not None:
+        raise ValueError(
+            'subfolder and variant belong to a folder or hub id; the source is one '
+            'file: leave them out.'
+        )
+    single = SingleFile(file)
+    if reading.config is None:
+        raise ValueError(single.needs_config)
+    folder = locate(reading.config, reading.cache_dir)
+    layout = read_layout(folder)
+    if not layout.latent:
+        raise ValueError(
+            f'config={str(reading.config)!r} holds a pixel prior; {file} needs the '
+            'folder of a Stable Diffusion pipeline of its version.'
+        )
+    return _latent_parts(layout.root or folder, reading, single)
 
 
 def _refuse_schedule(schedule: dict | None) -> None:

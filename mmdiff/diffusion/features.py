@@ -176,6 +176,7 @@ def run_blocks(
     t: Tensor,
     labels: Tensor | None = None,
     text: Tensor | None = None,
+    added: dict[str, Tensor] | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield ``(name, output)`` block by block, as diffusers' own forward runs them.
 
@@ -185,6 +186,7 @@ def run_blocks(
         t: Timesteps, (N,).
         labels: Classes, (N,), of a class-conditional network.
         text: Embeddings of prompts, (N, L, D), of a network with cross-attention.
+        added: What is added to the embedding of time (SDXL), by diffusers' names.
 
     Raises:
         ValueError: If ``labels`` are missing or superfluous.
@@ -199,7 +201,7 @@ def run_blocks(
     if unet.config.center_input_sample:
         sample = 2 * sample - 1.0
     # 1. time
-    emb = _embed(unet, t, labels)
+    emb = _embed(unet, t, labels, added)
     # 2. pre-process
     rgb = sample  # what skip blocks carry along beside the features
     sample = unet.conv_in(sample)
@@ -228,8 +230,13 @@ def run_blocks(
         yield f'up.{i}', sample
 
 
-def _embed(unet: nn.Module, t: Tensor, labels: Tensor | None) -> Tensor:
-    """Embed time and class, (N, D)."""
+def _embed(
+    unet: nn.Module,
+    t: Tensor,
+    labels: Tensor | None,
+    added: dict[str, Tensor] | None,
+) -> Tensor:
+    """Embed time, class and what is added to them, (N, D)."""
     emb = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
     if labels is None and unet.class_embedding is not None:
         raise ValueError(
@@ -241,6 +248,8 @@ def _embed(unet: nn.Module, t: Tensor, labels: Tensor | None) -> Tensor:
         if unet.config.class_embed_type == 'timestep':
             labels = unet.time_proj(labels)
         emb = emb + unet.class_embedding(labels).to(unet.dtype)
+    if added is not None:
+        emb = emb + unet.get_aug_embed(emb, None, added)
     activation = getattr(unet, 'time_embed_act', None)
     return emb if activation is None else activation(emb)
 

@@ -96,7 +96,7 @@ def _download(
         for suffix, text in (('safetensors', 'model'), ('bin', 'pytorch_model')):
             names = [f'{WEIGHTS}{mark}.{suffix}', f'{WEIGHTS}{mark}-*.{suffix}']
             patterns = [place + name for place in places for name in names]
-            patterns += [f'text_encoder/{text}{mark}.{suffix}']
+            patterns += [f'text_encoder{i}/{text}{mark}.{suffix}' for i in ('', '_2')]
             folder = _fetch(source, cache_dir, patterns)
             if any(folder.rglob(f'{WEIGHTS}*.{suffix}')):
                 return folder
@@ -119,8 +119,9 @@ def _fetch(source: str, cache_dir: str | None, weights: list[str]) -> Path:
     """Fetch settings and the weights of these names from a hub repository."""
     from huggingface_hub import snapshot_download
 
-    # Settings at every level, and the tokenizer's one file that is not JSON.
-    patterns = ['*.json', 'tokenizer/merges.txt', *weights]
+    # Settings at every level, and the tokenizers' one file that is not JSON.
+    merges = ['tokenizer/merges.txt', 'tokenizer_2/merges.txt']
+    patterns = ['*.json', *merges, *weights]
     return Path(snapshot_download(source, cache_dir=cache_dir, allow_patterns=patterns))
 
 

@@ -1,4 +1,4 @@
-"""A latent diffusion prior: Stable Diffusion 1.x and 2.x."""
+"""A latent diffusion prior: Stable Diffusion 1.x and 2.x; SDXL builds on it."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .features import FeatureInfo
 from .noise import TILE, FixedNoise
-from .prompts import PromptEmbedder, draw_embedding
+from .prompts import ONE_ENCODER, PromptEmbedder, PromptEmbedding, draw_embedding
 from .timesteps import TimestepDiffusionModel
 from .unets import check_unet
 from .weights import save_network
@@ -18,7 +18,6 @@ from .weights import save_network
 LATENT_SEED = -1
 # What other U-Nets are conditioned on, beyond time and text.
 OTHER_CONDITIONS = (
-    'addition_embed_type',
     'class_embed_type',
     'num_class_embeds',
     'encoder_hid_dim_type',
@@ -44,8 +43,8 @@ class LatentDiffusionModel(TimestepDiffusionModel):
             that depends on the position alone.
 
     Raises:
-        ValueError: If the U-Net needs more than time and text (SDXL), or the parts do
-            not fit each other.
+        ValueError: If the U-Net needs more than time and text, or the parts do not fit
+            each other.
         TypeError: If ``prompt`` is not one string.
 
     Example:
@@ -65,6 +64,10 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         {'mid': (1, 8, 8, 8)}
     """
 
+    # What the U-Net adds to the embedding of time.
+    addition: str | None = None
+    encoders: tuple[str, ...] = ONE_ENCODER
+
     def __init__(
         self,
         unet: UNet2DConditionModel,
@@ -74,7 +77,7 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         prompt: str = '',
         latent: str = 'mean',
     ) -> None:
-        check_conditions(unet.config)
+        check_conditions(unet.config, (self.addition,))
         check_unet(unet.config, scheduler)
         check_latents(unet.config, vae.config)
         if latent not in ('mean', 'sample'):
@@ -95,17 +98,35 @@ class LatentDiffusionModel(TimestepDiffusionModel):
 
     def _set_prompt(self, prompt: str, text: PromptEmbedder | None) -> None:
         width = self.unet.config.cross_attention_dim
-        embedding = text.embed(prompt) if text else draw_embedding(prompt, width)
-        if embedding.shape[-1] != width:
+        if text is None:
+            embedding = draw_embedding(prompt, width, self.pooled_width)
+        else:
+            embedding = text.embed(prompt)
+        given = embedding.tokens.shape[-1]
+        if given != width:
             raise ValueError(
-                f'The text encoder gives {embedding.shape[-1]} channels, the U-Net '
-                f'takes {width}; they are of different priors.'
+                f'The text encoder gives {given} channels, the U-Net takes {width}; '
+                'they are of different priors.'
             )
         self.prompt = prompt
-        self.register_buffer('prompt_embeds', embedding, persistent=False)
+        self.register_buffer('prompt_embeds', embedding.tokens, persistent=False)
         # For checkpoints: an embedding's last bits differ from machine to machine.
-        key = list(hashlib.sha256(prompt.encode()).digest())
+        key = list(hashlib.sha256(self.told.encode()).digest())
         self.register_buffer('prompt_key', torch.tensor(key, dtype=torch.uint8))
+        self._set_pooled(embedding.pooled)
+
+    @property
+    def told(self) -> str:
+        """All that the U-Net is told beside image and time, in words."""
+        return self.prompt
+
+    @property
+    def pooled_width(self) -> int | None:
+        """Channels of the pooled prompt; ``None`` if the U-Net takes none."""
+        return None
+
+    def _set_pooled(self, pooled: Tensor | None) -> None:
+        """Keep the pooled prompt, (1, P), where the U-Net takes one."""
 
     @property
     def noise_channels(self) -> int:
@@ -136,7 +157,11 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         return x.to(self.unet.dtype)
 
     def _conditions(self, cond: Tensor | None, x: Tensor) -> dict[str, Tensor | None]:
-        return {'text': self._text(cond, x)}
+        return {'text': self._text(cond, x), 'added': self._added(x)}
+
+    def _added(self, x: Tensor) -> dict[str, Tensor] | None:
+        """Return what the U-Net adds to the embedding of time, by diffusers' names."""
+        return None
 
     def _text(self, cond: Tensor | None, x: Tensor) -> Tensor:
         """Return the prompt's embedding, or ``cond`` in its place, for every sample."""
@@ -152,8 +177,14 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         return cond.expand(len(x), -1, -1).to(self.unet.dtype)
 
     def _predict(self, x_t: Tensor, t: Tensor, cond: Tensor | None) -> Tensor:
-        text = self._text(cond, x_t)
-        out = self.unet(self._network_input(x_t), t, text, return_dict=False)[0]
+        text, added = self._text(cond, x_t), self._added(x_t)
+        out = self.unet(
+            self._network_input(x_t),
+            t,
+            text,
+            added_cond_kwargs=added,
+            return_dict=False,
+        )[0]
         return out[:, : self.unet.config.in_channels]
 
     def _truncate(self, deepest: str) -> list[FeatureInfo]:
@@ -164,8 +195,8 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         key = state_dict.get(f'{prefix}prompt_key', self.prompt_key)
         if not torch.equal(key.cpu(), self.prompt_key.cpu()):
             raise ValueError(
-                'The checkpoint was trained with another prompt: give the same '
-                'model=dict(prompt=...) as in training.'
+                'The checkpoint was trained with another prompt (or other time_ids): '
+                'give the same model=dict(prompt=...) as in training.'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -175,25 +206,35 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         save_network(self.unet, Path(folder, 'unet'))
         save_network(self.vae, Path(folder, 'vae'))
         self.scheduler.save_pretrained(Path(folder, 'scheduler'))
-        PromptEmbedder(Path(folder)).save(self.prompt, self.prompt_embeds)
+        embedding = PromptEmbedding(self.prompt_embeds, self._pooled())
+        PromptEmbedder(Path(folder)).save(self.prompt, embedding)
+
+    def _pooled(self) -> Tensor | None:
+        return None
 
 
-def check_conditions(config: dict) -> None:
-    """Refuse a U-Net that needs more than time and text.
+def check_conditions(
+    config: dict, additions: tuple[str | None, ...] = (None, 'text_time')
+) -> None:
+    """Refuse a U-Net that needs more than time, text, and SDXL's sizes.
 
     Args:
         config: The settings of a ``UNet2DConditionModel``.
+        additions: What may be added to the embedding of time.
 
     Raises:
         ValueError: If it needs more.
     """
-    for key in OTHER_CONDITIONS:
-        if config.get(key) is not None:
-            raise ValueError(
-                f'This U-Net has {key}={config[key]!r} (as SDXL, unCLIP or upscalers '
-                'have): it needs more than time and a prompt; give Stable Diffusion '
-                '1.x or 2.x.'
-            )
+    refused = [key for key in OTHER_CONDITIONS if config.get(key) is not None]
+    if config.get('addition_embed_type') not in additions:
+        refused.insert(0, 'addition_embed_type')
+    if refused:
+        key = refused[0]
+        raise ValueError(
+            f'This U-Net has {key}={config.get(key)!r} (as unCLIP, Kandinsky, '
+            'upscalers or consistency models have): it needs more than time and a '
+            'prompt; give Stable Diffusion 1.x, 2.x or SDXL.'
+        )
 
 
 def check_latents(unet: dict, vae: dict) -> None:

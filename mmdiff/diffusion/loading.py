@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,17 @@ class Loadable(nn.Module, ABC):
         variant: str | None = None,
         prompt: str | None = None,
         latent: str | None = None,
+        time_ids: Sequence[int] | None = None,
+        unet_weights: str | Path | None = None,
+        config: str | Path | None = None,
     ) -> DiffusionModel:
         """Load a prior of any kind, in eval mode.
 
         Args:
             source: ``mmdiff::NAME`` (shipped), a diffusers folder (pixel or latent), a
-                folder written by ``tools/convert_checkpoint.py``, a hub id, or a config
-                with random weights: ``dict(type='UNet2DModel', ...)``,
+                folder written by ``tools/convert_checkpoint.py``, a hub id, one
+                safetensors file of Stable Diffusion (with ``config``), or a config with
+                random weights: ``dict(type='UNet2DModel', ...)``,
                 ``dict(type='EDMPrecond', ...)``,
                 ``dict(type='LatentDiffusion', unet=dict(...), vae=dict(...))``.
             schedule: Arguments of ``DDPMScheduler`` that override those of the file
@@ -54,26 +59,33 @@ class Loadable(nn.Module, ABC):
             variant: Which of several copies of the weights to read (``'fp16'``).
             prompt: See :class:`LatentDiffusionModel`.
             latent: See :class:`LatentDiffusionModel`.
+            time_ids: See :class:`SDXLDiffusionModel`.
+            unet_weights: One safetensors file whose weights the U-Net gets in place of
+                its own, by diffusers' names (as CleanDIFT's, Stracke et al. 2025);
+                each name and shape must be the U-Net's.
+            config: Pipeline folder or hub id with the settings and the prompt of a
+                ``source`` that is one file.
 
         Raises:
             FileNotFoundError: If nothing is there, or the hub cannot be reached.
             ValueError: If the weights are damaged or of another architecture, or the
                 schedule is wrong.
         """
-        from .build import build_prior  # which knows all kinds, as they know this one
+        # It knows all kinds, as they know this module.
+        from .build import Reading, build_prior
 
         precision = None if dtype is None else parse_dtype(dtype)
-        model = build_prior(
-            source,
+        reading = Reading(
             schedule,
-            patch_size,
             cache_dir,
             random_weights,
             subfolder,
             variant,
-            prompt=prompt,
-            latent=latent,
+            unet_weights,
+            config,
         )
+        latent_args = {'prompt': prompt, 'latent': latent, 'time_ids': time_ids}
+        model = build_prior(source, reading, patch_size, latent_args)
         if not isinstance(model, cls):
             kind = type(model).__name__
             raise ValueError(f'This source is a {kind}; load it as a DiffusionModel.')

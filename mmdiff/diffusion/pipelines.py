@@ -8,11 +8,13 @@ from .weights import class_of
 
 PIXEL_PARTS = ('unet', 'scheduler')
 LATENT_PARTS = (*PIXEL_PARTS, 'vae', 'text_encoder', 'tokenizer')
+# SDXL has both; its refiner has the second alone.
+SECOND_TEXT_PARTS = ('text_encoder_2', 'tokenizer_2')
 # They change nothing of what the U-Net sees.
 EXTRA_PARTS = ('safety_checker', 'feature_extractor')
 SUPPORTED = (
-    'supported are pixel U-Nets (UNet2DModel) and Stable Diffusion 1.x and 2.x '
-    '(UNet2DConditionModel with an AutoencoderKL called vae and a CLIP text encoder)'
+    'supported are pixel U-Nets (UNet2DModel), and Stable Diffusion 1.x, 2.x and SDXL '
+    '(UNet2DConditionModel with an AutoencoderKL called vae and CLIP text encoders)'
 )
 
 
@@ -43,6 +45,9 @@ def read_layout(folder: Path) -> Layout:
         ValueError: If the pipeline is not supported.
     """
     if (folder / 'config.json').is_file():
+        kind = class_of(folder)
+        if 'Transformer' in kind:
+            raise ValueError(_transformer(str(folder), kind))
         above = folder.parent / 'model_index.json'
         if not above.is_file() or folder.name not in read_parts(folder.parent):
             return Layout(folder)
@@ -85,7 +90,8 @@ def _pipeline_layout(root: Path) -> Layout:
         raise ValueError(_no_unet(title, parts))
     latent = 'vae' in parts or (root / 'vae').is_dir()
     known = LATENT_PARTS if latent else PIXEL_PARTS
-    known += ('image_encoder',) if 'text_encoder' in parts else ()
+    if latent and 'text_encoder' in parts:
+        known += ('image_encoder', *SECOND_TEXT_PARTS)
     for name in parts:
         if name not in (*known, *EXTRA_PARTS):
             raise ValueError(
@@ -94,13 +100,16 @@ def _pipeline_layout(root: Path) -> Layout:
             )
     unet = class_of(root / 'unet')
     encoder = class_of(root / 'vae') if latent else None
-    text = parts.get('text_encoder', 'CLIPTextModel')
+    text = parts.get('text_encoder', 'CLIPTextModel').removeprefix('Flax')
+    second = parts.get('text_encoder_2', 'CLIPTextModelWithProjection')
     if latent and unet != 'UNet2DConditionModel':
         reason = f'a {unet} on the latents of a {encoder}'
     elif latent and encoder != 'AutoencoderKL':
         reason = f'a {encoder} where an AutoencoderKL is needed'
-    elif latent and text not in ('CLIPTextModel', 'FlaxCLIPTextModel'):
+    elif latent and text != 'CLIPTextModel':
         reason = f'a {text} where a CLIPTextModel is needed'
+    elif latent and second != 'CLIPTextModelWithProjection':
+        reason = f'a {second} where a CLIPTextModelWithProjection is needed'
     else:
         return Layout(root / 'unet', root, latent)
     raise ValueError(f'{title} has {reason}; {SUPPORTED}.')
@@ -108,8 +117,12 @@ def _pipeline_layout(root: Path) -> Layout:
 
 def _no_unet(title: str, parts: dict[str, str]) -> str:
     if 'transformer' in parts:
-        return (
-            f'{title} denoises with a transformer ({parts["transformer"]}), which has '
-            f'no taps here; {SUPPORTED}.'
-        )
+        return _transformer(title, parts['transformer'])
     return f'{title} has no unet but {", ".join(parts) or "nothing"}; {SUPPORTED}.'
+
+
+def _transformer(title: str, kind: str) -> str:
+    return (
+        f'{title} denoises with a transformer ({kind}), which has no taps here; '
+        f'{SUPPORTED}.'
+    )

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -15,28 +17,63 @@ from ..utils.files import whole_file
 from .json_files import one_line
 from .weights import check_weights
 
+# Text encoders of a pipeline, by their folders; tokenizers have the same endings.
+ONE_ENCODER = ('text_encoder',)
+TWO_ENCODERS = ('text_encoder', 'text_encoder_2')
 
-def draw_embedding(prompt: str, width: int) -> Tensor:
-    """Stand in for a text encoder: normal noise seeded by the prompt, (1, 77, D)."""
+
+@dataclass(frozen=True)
+class PromptEmbedding:
+    """What a U-Net is told of a prompt.
+
+    Args:
+        tokens: One vector for each token, (1, L, D), fp32.
+        pooled: One vector for the whole prompt, (1, P), fp32, where the U-Net takes it
+            (SDXL).
+    """
+
+    tokens: Tensor
+    pooled: Tensor | None = None
+
+
+def draw_embedding(
+    prompt: str, width: int, pooled_width: int | None = None
+) -> PromptEmbedding:
+    """Stand in for a text encoder: normal noise seeded by the prompt.
+
+    Args:
+        prompt: The prompt.
+        width: D of (1, 77, D).
+        pooled_width: P of the pooled vector, (1, P); ``None`` draws none.
+    """
     seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:4], 'big')
-    return torch.randn(1, 77, width, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(1, 77, width, generator=generator)
+    if pooled_width is None:
+        return PromptEmbedding(tokens)
+    return PromptEmbedding(tokens, torch.randn(1, pooled_width, generator=generator))
 
 
 class PromptEmbedder:
-    """Embeds a prompt, reading the text encoder only if no file has the answer.
+    """Embeds a prompt, reading the text encoders only if no file has the answer.
+
+    With one encoder (Stable Diffusion 1.x and 2.x) the tokens are its output; with two
+    (SDXL, Podell et al. 2023) the outputs of their layers before the last, side by
+    side, and the pooled vector is the projection of the second.
 
     Args:
-        folder: A pipeline folder with ``text_encoder`` and ``tokenizer``, or with
-            the one embedding that :meth:`LatentDiffusionModel.save_pretrained` wrote.
+        folder: A pipeline folder with text encoders and tokenizers, or with the one
+            embedding that :meth:`LatentDiffusionModel.save_pretrained` wrote.
         cache_dir: Embeddings are kept in its folder ``prompts``; ``None`` is
             ``~/.cache/mmdiff`` (or under ``XDG_CACHE_HOME``).
-        variant: Which copy of the text encoder's weights to read (``'fp16'``).
+        variant: Which copy of the text encoders' weights to read (``'fp16'``).
+        encoders: Folders of the text encoders.
 
     Example:
         >>> import tempfile
         >>> embedder = PromptEmbedder(Path(tempfile.mkdtemp()))
-        >>> embedder.save('a cat', torch.zeros(1, 77, 8))
-        >>> embedder.embed('a cat').shape
+        >>> embedder.save('a cat', PromptEmbedding(torch.zeros(1, 77, 8)))
+        >>> embedder.embed('a cat').tokens.shape
         torch.Size([1, 77, 8])
     """
 
@@ -45,15 +82,16 @@ class PromptEmbedder:
         folder: Path,
         cache_dir: str | Path | None = None,
         variant: str | None = None,
+        encoders: tuple[str, ...] = ONE_ENCODER,
     ) -> None:
-        self.folder, self.variant = folder, variant
+        self.folder, self.variant, self.encoders = folder, variant, encoders
         self.saved = folder / 'prompt_embeds.safetensors'
         root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         cache = Path(cache_dir) if cache_dir else Path(root) / 'mmdiff'
         self.cache = cache.expanduser() / 'prompts'
 
-    def embed(self, prompt: str) -> Tensor:
-        """Embed ``prompt``, (1, L, D), fp32.
+    def embed(self, prompt: str) -> PromptEmbedding:
+        """Embed ``prompt``.
 
         Raises:
             FileNotFoundError: If there is no text encoder.
@@ -77,13 +115,33 @@ class PromptEmbedder:
             warnings.warn(f'The prompt was not cached: {error}.', stacklevel=2)
         return embedding
 
-    def save(self, prompt: str, embedding: Tensor) -> None:
+    def save(self, prompt: str, embedding: PromptEmbedding) -> None:
         """Write an embedding into the pipeline folder."""
         write_embedding(self.saved, prompt, embedding)
 
-    def _text_files(self) -> list[Path]:
-        """List the encoder's config, its weights, and the files of the tokenizer."""
-        encoder, tokenizer = self.folder / 'text_encoder', self.folder / 'tokenizer'
+    def _key(self, prompt: str) -> str:
+        """Return the SHA-256 of all that the embedding depends on."""
+        files = [path for name in self.encoders for path in self._text_files(name)]
+        lines = [f'{path.name} {digest_file(path)}' for path in files]
+        return hashlib.sha256('\n'.join([prompt, *lines]).encode()).hexdigest()
+
+    def _compute(self, prompt: str) -> PromptEmbedding:
+        files = [self._text_files(name) for name in self.encoders]
+        outputs = [
+            run_encoder(prompt, paths[1], self._tokenizer_of(name), self.variant)
+            for name, paths in zip(self.encoders, files)
+        ]
+        if len(outputs) == 1:
+            return PromptEmbedding(outputs[0].last_hidden_state)
+        tokens = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        return PromptEmbedding(tokens, outputs[-1].text_embeds)
+
+    def _tokenizer_of(self, encoder: str) -> Path:
+        return self.folder / encoder.replace('text_encoder', 'tokenizer')
+
+    def _text_files(self, name: str) -> list[Path]:
+        """List an encoder's config, its weights, and the files of its tokenizer."""
+        encoder, tokenizer = self.folder / name, self._tokenizer_of(name)
         names = ['model.safetensors', 'pytorch_model.bin']
         if self.variant:
             names.insert(0, f'model.{self.variant}.safetensors')
@@ -91,77 +149,97 @@ class PromptEmbedder:
         weights = files[0] if files else encoder / names[-1]
         if not weights.is_file() or not tokenizer.is_dir():
             raise FileNotFoundError(
-                f'{self.folder} has no text_encoder (with weights) and tokenizer to '
+                f'{self.folder} has no {name} (with weights) and {tokenizer.name} to '
                 'embed the prompt with; copy them there, or take the prompt of its '
                 f'{self.saved.name}.'
             )
         words = sorted(path for path in tokenizer.iterdir() if path.is_file())
         return [encoder / 'config.json', weights, *words]
 
-    def _variant_of(self, weights: Path) -> str | None:
-        return self.variant if weights.name.count('.') == 2 else None
 
-    def _key(self, prompt: str) -> str:
-        """Return the SHA-256 of all that the embedding depends on."""
-        lines = [f'{path.name} {digest_file(path)}' for path in self._text_files()]
-        return hashlib.sha256('\n'.join([prompt, *lines]).encode()).hexdigest()
+def run_encoder(
+    prompt: str, weights: Path, tokenizer_folder: Path, variant: str | None = None
+) -> Any:
+    """Run a text encoder of CLIP on one prompt, in fp32.
 
-    def _compute(self, prompt: str) -> Tensor:
-        tokenizer, encoder = self._read_encoder(prompt)
-        limit = encoder.config.max_position_embeddings
-        ids = tokenizer(prompt, padding='max_length', max_length=limit).input_ids
-        if len(ids) > limit:
-            raise ValueError(
-                f'The prompt has {len(ids)} tokens with start and end, the text '
-                f'encoder takes {limit}: shorten it.'
-            )
-        with torch.no_grad():
-            return encoder.float().eval()(torch.tensor([ids]))[0]
+    Args:
+        prompt: The prompt.
+        weights: The encoder's file, in its folder.
+        tokenizer_folder: Folder of its tokenizer.
+        variant: Which copy of the weights that may be (``'fp16'``).
 
-    def _read_encoder(self, prompt: str) -> tuple:
-        """Read the tokenizer and the text encoder."""
-        try:
-            from transformers import CLIPTextModel, CLIPTokenizer
-        except ImportError:
-            raise ImportError(
-                f'The prompt {prompt!r} has to be embedded once, which needs '
-                "transformers: pip install 'mmdiff[sd]'."
-            ) from None
-        weights = self._text_files()[1]
-        if weights.suffix == '.safetensors':
-            check_weights(weights)
-        try:
-            tokenizer = CLIPTokenizer.from_pretrained(self.folder / 'tokenizer')
-            encoder, info = CLIPTextModel.from_pretrained(
-                weights.parent,
-                output_loading_info=True,
-                variant=self._variant_of(weights),
-            )
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
-            raise ValueError(
-                f'The text encoder in {self.folder} cannot be read: {one_line(error)}'
-            ) from None
-        if info['missing_keys']:
-            raise ValueError(
-                f'The weights in {weights.parent} do not fit its config.json: '
-                f'{sorted(info["missing_keys"])[0]!r} is missing.'
-            )
-        return tokenizer, encoder
+    Returns:
+        What the encoder of transformers returns, with hidden states.
+
+    Raises:
+        ImportError: If transformers is missing.
+        ValueError: If a file is damaged, or the prompt is too long.
+    """
+    tokenizer, encoder = _read_encoder(prompt, weights, tokenizer_folder, variant)
+    limit = encoder.config.max_position_embeddings
+    ids = tokenizer(prompt, padding='max_length', max_length=limit).input_ids
+    if len(ids) > limit:
+        raise ValueError(
+            f'The prompt has {len(ids)} tokens with start and end, the text '
+            f'encoder takes {limit}: shorten it.'
+        )
+    with torch.no_grad():
+        encoder = encoder.float().eval()
+        return encoder(torch.tensor([ids]), output_hidden_states=True)
 
 
-def read_embedding(file: Path, prompt: str) -> Tensor | None:
-    """Read an embedding, fp32; ``None`` if there is no file, or of another prompt."""
+def _read_encoder(
+    prompt: str, weights: Path, tokenizer_folder: Path, variant: str | None
+) -> tuple:
+    """Read the tokenizer and the text encoder."""
+    try:
+        import transformers
+    except ImportError:
+        raise ImportError(
+            f'The prompt {prompt!r} has to be embedded once, which needs transformers: '
+            "pip install 'mmdiff[sd]', or load and save_pretrained() the prior where "
+            'it is installed: the folder then has the prompt embeddings.'
+        ) from None
+    if weights.suffix == '.safetensors':
+        check_weights(weights)
+    projects = weights.parent.name == TWO_ENCODERS[1]
+    kind = 'CLIPTextModelWithProjection' if projects else 'CLIPTextModel'
+    named = variant if weights.name.count('.') == 2 else None
+    try:
+        tokenizer = transformers.CLIPTokenizer.from_pretrained(tokenizer_folder)
+        encoder, info = getattr(transformers, kind).from_pretrained(
+            weights.parent, output_loading_info=True, variant=named
+        )
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f'The text encoder in {weights.parent} cannot be read: {one_line(error)}'
+        ) from None
+    if info['missing_keys']:
+        raise ValueError(
+            f'The weights in {weights.parent} do not fit its config.json: '
+            f'{sorted(info["missing_keys"])[0]!r} is missing.'
+        )
+    return tokenizer, encoder
+
+
+def read_embedding(file: Path, prompt: str) -> PromptEmbedding | None:
+    """Read an embedding; ``None`` if there is no file, or of another prompt."""
     if not file.is_file():
         return None
     check_weights(file)
     with safetensors.safe_open(file, 'pt') as opened:
         if (opened.metadata() or {}).get('prompt') != prompt:
             return None
-        return opened.get_tensor('prompt_embeds').float()
+        tokens, pooled = opened.get_tensor('prompt_embeds').float(), None
+        if 'pooled_prompt_embeds' in opened.keys():  # noqa: SIM118
+            pooled = opened.get_tensor('pooled_prompt_embeds').float()
+        return PromptEmbedding(tokens, pooled)
 
 
-def write_embedding(file: Path, prompt: str, embedding: Tensor) -> None:
+def write_embedding(file: Path, prompt: str, embedding: PromptEmbedding) -> None:
     """Write an embedding and the prompt that it is of."""
-    tensors = {'prompt_embeds': embedding.cpu().contiguous()}
+    tensors = {'prompt_embeds': embedding.tokens.cpu().contiguous()}
+    if embedding.pooled is not None:
+        tensors['pooled_prompt_embeds'] = embedding.pooled.cpu().contiguous()
     with whole_file(file) as partial:
         partial.write_bytes(safetensors.torch.save(tensors, {'prompt': prompt}))

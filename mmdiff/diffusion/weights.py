@@ -5,7 +5,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..utils.digests import digest_file
 from .json_files import check_pointer, one_line, read_json
@@ -99,6 +99,67 @@ def load_weights(network: nn.Module, folder: Path, variant: str | None = None) -
         network.load_state_dict(state)
     except RuntimeError as error:
         raise _misfit(folder, one_line(error)) from None
+
+
+def replace_weights(network: nn.Module, file: Path) -> None:
+    """Load one safetensors file; names and shapes must be the network's, each of them.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is cut short, or does not fit.
+    """
+    check_weight_file(file)
+    load_exactly(network, safetensors.torch.load_file(file), str(file))
+
+
+def check_weight_file(file: Path) -> None:
+    """Complain about what is no safetensors file, or a damaged one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is cut short, damaged, or of another kind.
+    """
+    if not file.is_file():
+        raise FileNotFoundError(
+            f'There is no file {str(file)!r}; give a safetensors file.'
+        )
+    if file.suffix != '.safetensors':
+        raise ValueError(
+            f'{file} is no safetensors file; convert it (a pickle could execute code).'
+        )
+    check_weights(file)
+
+
+def load_exactly(network: nn.Module, state: dict[str, Tensor], title: str) -> None:
+    """Load weights by their names; each of the network's must be there, and no other.
+
+    Args:
+        network: Gets the weights, in its own precision.
+        state: The weights.
+        title: What they are called in errors.
+
+    Raises:
+        ValueError: If a name is missing, superfluous, or of another shape.
+    """
+    own = network.state_dict()
+    kind = type(network).__name__
+    missing = [name for name in own if name not in state]
+    extra = [name for name in state if name not in own]
+    for names, fault in ((missing, 'lack'), (extra, 'have besides')):
+        if names:
+            raise ValueError(
+                f'The weights in {title} do not fit this {kind}: they {fault} '
+                f'{len(names)} of {len(own)} names, among them {names[0]!r}; give '
+                'weights of the same network, by the names of diffusers.'
+            )
+    for name, tensor in own.items():
+        if tensor.shape != state[name].shape:
+            raise ValueError(
+                f'The weights in {title} do not fit this {kind}: {name!r} has the '
+                f'shape {tuple(state[name].shape)} where {tuple(tensor.shape)} is '
+                'needed; give weights of the same network.'
+            )
+    network.load_state_dict(state)
 
 
 def _misfit(folder: Path, reason: str) -> ValueError:
