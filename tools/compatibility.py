@@ -33,29 +33,39 @@ ATTACKS: dict[str, Attack] = {
     'vanishing': PGD(steps=1, objective='vanishing'),
     'fabrication': PGD(steps=1, objective='fabrication'),
     'mislabel': PGD(steps=1, objective='mislabel'),
+    'detections': PGD(steps=1, objective='detections'),
+    'targeted': PGD(steps=1, objective='targeted'),
     'Square': Square(steps=2),
     # Untrained heads show nothing: every box counts.
     'DAG': DAG(steps=1, active_iou=-1.0, active_score=-1.0, max_proposals=50),
 }
-# Family: config of mmdet. Those of other tasks (tracking, lanes, open vocabulary) and
-# those that only change the backbone or the schedule are left out.
+# Family: config of mmdet.
 FAMILIES = {
     'ATSS': 'atss/atss_r50_fpn_1x_coco',
     'AutoAssign': 'autoassign/autoassign_r50-caffe_fpn_1x_coco',
     'BoxInst': 'boxinst/boxinst_r50_fpn_ms-90k_coco',
     'Cascade R-CNN': 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
+    'Cascade RPN': 'cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco',
     'CenterNet': 'centernet/centernet_r18_8xb16-crop512-140e_coco',
     'CenterNet (update)': 'centernet/centernet-update_r50_fpn_8xb8-amp-lsj-200e_coco',
+    'CentripetalNet': (
+        'centripetalnet/centripetalnet_hourglass104_16xb6-crop511-210e-mstest_coco'
+    ),
     'CondInst': 'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance',
     'Conditional DETR': 'conditional_detr/conditional-detr_r50_8xb2-50e_coco',
+    'CornerNet': 'cornernet/cornernet_hourglass104_8xb6-210e-mstest_coco',
+    'CrowdDet': 'crowddet/crowddet-rcnn_r50_fpn_8xb2-30e_crowdhuman',
     'DAB-DETR': 'dab_detr/dab-detr_r50_8xb2-50e_coco',
     'DDOD': 'ddod/ddod_r50_fpn_1x_coco',
     'DDQ DETR': 'ddq/ddq-detr-4scale_r50_8xb2-12e_coco',
     'Deformable DETR': 'deformable_detr/deformable-detr_r50_16xb2-50e_coco',
+    'DetectoRS': 'detectors/detectors_cascade-rcnn_r50_1x_coco',
     'DETR': 'detr/detr_r50_8xb2-150e_coco',
     'DINO': 'dino/dino-4scale_r50_8xb2-12e_coco',
     'Double heads': 'double_heads/dh-faster-rcnn_r50_fpn_1x_coco',
     'Dynamic R-CNN': 'dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco',
+    'DyHead': 'dyhead/atss_r50_fpn_dyhead_1x_coco',
+    'Fast R-CNN': 'fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
     'Faster R-CNN': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
     'FCOS': 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
     'FoveaBox': 'foveabox/fovea_r50_fpn_4xb4-1x_coco',
@@ -65,17 +75,28 @@ FAMILIES = {
     'GHM': 'ghm/retinanet_r50_fpn_ghm-1x_coco',
     'Grid R-CNN': 'grid_rcnn/grid-rcnn_r50_fpn_gn-head_2x_coco',
     'Guided anchoring': 'guided_anchoring/ga-retinanet_r50-caffe_fpn_1x_coco',
+    'HTC': 'htc/htc-without-semantic_r50_fpn_1x_coco',
+    'LAD': 'lad/lad_r50-paa-r101_fpn_2xb8_coco_1x',
+    'LD': 'ld/ld_r18-gflv1-r101_fpn_1x_coco',
     'Libra R-CNN': 'libra_rcnn/libra-faster-rcnn_r50_fpn_1x_coco',
     'Mask R-CNN': 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco',
     'Mask2Former': 'mask2former/mask2former_r50_8xb2-lsj-50e_coco',
+    'MaskFormer': 'maskformer/maskformer_r50_ms-16xb1-75e_coco',
+    'MS R-CNN': 'ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco',
     'NAS-FCOS': 'nas_fcos/nas-fcos_r50-caffe_fpn_nashead-gn-head_4xb4-1x_coco',
     'PAA': 'paa/paa_r50_fpn_1x_coco',
+    'Panoptic FPN': 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco',
+    'PISA': 'pisa/faster-rcnn_r50_fpn_pisa_1x_coco',
+    'PointRend': 'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco',
     'QueryInst': 'queryinst/queryinst_r50_fpn_1x_coco',
     'RepPoints': 'reppoints/reppoints-moment_r50_fpn_1x_coco',
     'RetinaNet': 'retinanet/retinanet_r50_fpn_1x_coco',
+    'RPN': 'rpn/rpn_r50_fpn_1x_coco',
     'RTMDet': 'rtmdet/rtmdet_tiny_8xb32-300e_coco',
     'SABL': 'sabl/sabl-retinanet_r50_fpn_1x_coco',
+    'SCNet': 'scnet/scnet_r50_fpn_1x_coco',
     'Seesaw loss': 'seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1',
+    'SOLO': 'solo/solo_r50_fpn_1x_coco',
     'SOLOv2': 'solov2/solov2_r50_fpn_1x_coco',
     'Sparse R-CNN': 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco',
     'SSD': 'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
@@ -86,6 +107,30 @@ FAMILIES = {
     'YOLOF': 'yolof/yolof_r50-c5_8xb8-1x_coco',
     'YOLOv3': 'yolo/yolov3_d53_8xb8-320-273e_coco',
     'YOLOX': 'yolox/yolox_tiny_8xb8-300e_coco',
+}
+# Folders of mmdet's configs that have no row, by the reason.
+WITHOUT_ROW = {
+    'no detector of objects, or more than one image at a time': (
+        'bytetrack clrnet deepsort mask2former_vis masktrack_rcnn ocsort qdtrack reid '
+        'sort strongsort'
+    ),
+    'the classes are a text: ground truth alone does not name what to attack': (
+        'glip grounding_dino mm_grounding_dino'
+    ),
+    'how a detector is trained, not which one: see the row of its detector': (
+        'albu_example common gn gn+ws instaboost legacy_1.x misc resnet_strikes_back '
+        'scratch selfsup_pretrain simple_copy_paste soft_teacher strong_baselines '
+        'timm_example'
+    ),
+    'backbones, necks and RoI extractors: losses and predictions are those of the '
+    'detector they are put in': (
+        'carafe convnext dcn dcnv2 efficientnet empirical_attention fpg gcnet groie '
+        'hrnet nas_fpn pafpn pvt regnet res2net resnest swin'
+    ),
+    'data sets: see the row of the detector': (
+        'cityscapes deepfashion dsdl lvis objects365 openimages pascal_voc v3det '
+        'wider_face'
+    ),
 }
 # DETR's relatives choose 900 queries among the cells of their features.
 LARGE = {'DDQ DETR': 256, 'DINO': 256}
@@ -99,8 +144,8 @@ own config with random weights, one step of every attack on one image of {side} 
   the boxes and their scores, which are those of the head, and ran; an untrained head
   may show no object to attack.
 - A digit: the attack is refused with that sentence below.
-- The columns from `total` to `mislabel` are objectives of PGD; MIM and APGD take them
-  too.
+- The columns from `total` to `targeted` are objectives of PGD; MIM and APGD take them
+  too. `detections_fabrication` and `margin` run where `detections` does.
 
 """
 
@@ -125,6 +170,10 @@ class Table:
             lines.append(f'| {family} | ' + ' | '.join(cells) + ' |')
         lines.append('')
         lines += [f'{i}. {text}' for i, text in enumerate(self.sentences, 1)]
+        lines += ['', "Folders of mmdet's configs without a row:", '']
+        for reason, folders in WITHOUT_ROW.items():
+            names = ', '.join(f'`{name}`' for name in folders.split())
+            lines.append(f'- {reason}: {names}.')
         return '\n'.join(lines) + '\n'
 
 

@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmdiff.diffusion.json_files import one_line
 from mmdiff.engine import export_prior
+from mmdiff.utils.configs import work_dir_of
 
 # What a config or a source can be wrong by; mmengine adds the class to the sentence.
 MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
@@ -19,7 +20,7 @@ MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportErro
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='a config of configs/pretrain')
-    parser.add_argument('--work-dir', help='folder for logs and checkpoints')
+    parser.add_argument('--work-dir', help="default: the config's, or work_dirs/CONFIG")
     parser.add_argument('--out', help='folder to export to (WORK_DIR/prior)')
     parser.add_argument(
         '--dtype',
@@ -52,7 +53,7 @@ def main() -> None:
         cfg.merge_from_dict(args.cfg_options or {})
         cfg.launcher = args.launcher
         cfg.resume = args.resume
-        cfg.work_dir = args.work_dir or f'work_dirs/{Path(args.config).stem}'
+        cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
         runner = Runner.from_cfg(cfg)
     except MISTAKES as error:
         sys.exit(f'pretrain_diffusion.py: {one_line(error)}')

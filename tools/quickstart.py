@@ -14,7 +14,7 @@ from rich.progress import track
 
 from mmdiff import config_path
 from mmdiff.datasets.toy_shapes import make_toy_voc
-from mmdiff.engine.gallery import draw_grid
+from mmdiff.engine.gallery import try_to_draw
 from mmdiff.evaluation.report import Page, build_page, read_reports, render
 from mmdiff.evaluation.tables import comparison_table
 from mmdiff.utils.files import whole_file
@@ -99,11 +99,11 @@ def main() -> None:
         partial.write_text(render(page), encoding='utf-8')
     strongest = loops[0].attacks[2]  # PGD at eps 8
     shown = range(min(3, args.num_images))
-    draw_grid(args.work_dir / 'grid.png', runners, strongest, shown)
+    drawn = try_to_draw(args.work_dir / 'grid.png', runners, strongest, shown)
     show(page, console)
     console.print(
-        f'{time.perf_counter() - begin:.0f} s; report.html and grid.png are in '
-        f'{args.work_dir}, with a robustness.json in the folder of each model'
+        f'{time.perf_counter() - begin:.0f} s; report.html '
+        f'{"and grid.png are" if drawn else "is"} in {args.work_dir}, with a robustness.json in the folder of each model'
     )
 
 

@@ -18,6 +18,7 @@ from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
 from mmdiff.evaluation.tables import broke_table, results_table
 from mmdiff.registry import LOOPS
+from mmdiff.utils.configs import work_dir_of
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
 
@@ -137,9 +138,7 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
         if getattr(ours, flag):
             cfg.test_cfg[flag] = True
     cfg.launcher = args.launcher
-    cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or f'./work_dirs/{Path(args.config).stem}'
-    )
+    cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
     if ours.indices is not None:
         cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none

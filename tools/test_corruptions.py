@@ -13,6 +13,7 @@ from rich.markup import escape
 from mmdiff.datasets import CORRUPTIONS, SEVERITIES
 from mmdiff.engine.corruptions import evaluate_corruptions
 from mmdiff.evaluation.tables import corruptions_table
+from mmdiff.utils.configs import work_dir_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         '--severities', nargs='+', type=int, default=SEVERITIES, help='1 to 5'
     )
     parser.add_argument('--indices', type=int, help='test the first N images only')
-    parser.add_argument('--work-dir', help='default: work_dirs/CONFIG')
+    parser.add_argument('--work-dir', help="default: the config's, or work_dirs/CONFIG")
     parser.add_argument('--out', help='default: corruptions.json in the work dir')
     parser.add_argument('--fresh', action='store_true', help='forget earlier runs')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
@@ -48,7 +49,7 @@ def test_corruptions(args: argparse.Namespace) -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     cfg.launcher = args.launcher
-    cfg.work_dir = args.work_dir or f'./work_dirs/{Path(args.config).stem}'
+    cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
     cfg.test_cfg = {'type': 'TestLoop'}
     if args.indices is not None:

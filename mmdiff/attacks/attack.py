@@ -43,7 +43,8 @@ class Attack(ABC):
 
     Raises:
         ValueError: For a negative ``eps`` or an unknown ``norm``.
-        TypeError: For a subclass with fields that is no dataclass itself.
+        TypeError: For a subclass with fields that is no dataclass itself, or with an
+            ``__init__`` of its own.
     """
 
     eps: float | None = None
@@ -51,6 +52,15 @@ class Attack(ABC):
     norm: str = 'linf'
     quantize: bool = False
     seed: int = 0
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if '__init__' in vars(cls):
+            raise TypeError(
+                f'{cls.__name__} has an __init__ of its own, and the settings of an '
+                'attack are its fields: declare them as fields of a dataclass, and '
+                'check them in __post_init__.'
+            )
 
     def __post_init__(self) -> None:
         names = {field.name for field in fields(self)}

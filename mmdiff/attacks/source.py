@@ -59,7 +59,8 @@ class Source:
 
         Raises:
             FileNotFoundError: If the files do not exist.
-            ValueError: If the source has other classes than the victim.
+            ValueError: If the source has other classes than the victim, by number, or
+                by name where both have names.
         """
         files = Path(self.config), Path(self.checkpoint)
         for file in files:
@@ -76,6 +77,13 @@ class Source:
                 f'The source has {classes[0]} classes and the victim {classes[1]}; '
                 'take a source trained on the same classes.'
             )
+        named = [tuple(map(str.lower, each.classes)) for each in (oracle, victim)]
+        if all(named) and named[0] != named[1]:
+            raise ValueError(
+                f'The source has the classes {", ".join(oracle.classes)} and the '
+                f'victim {", ".join(victim.classes)}; take a source trained on the '
+                'same classes in the same order.'
+            )
         return oracle
 
 
@@ -84,7 +92,8 @@ def _load(config: str, checkpoint: str, _written: tuple) -> nn.Module:
     cfg = Config.fromfile(config)
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         model = MODELS.build(cfg.model).eval()
-    load_checkpoint(model, checkpoint, map_location='cpu')
+    read = load_checkpoint(model, checkpoint, map_location='cpu')
+    model.dataset_meta = read.get('meta', {}).get('dataset_meta')
     return model
 
 

@@ -1,6 +1,8 @@
-"""Find the configs that the package carries."""
+"""Configs that the package carries, and where a config's results go."""
 
 from pathlib import Path
+
+from mmengine.config import Config
 
 
 def config_path(name: str) -> str:
@@ -27,3 +29,14 @@ def config_path(name: str) -> str:
         )
         raise FileNotFoundError(f'No config {name!r}; there are: {", ".join(known)}.')
     return str(folder / name)
+
+
+def work_dir_of(cfg: Config, path: str, flag: str | None) -> str:
+    """Return the folder for results: the flag's, the config's, or one of its name.
+
+    Args:
+        cfg: The config.
+        path: Its file.
+        flag: What ``--work-dir`` says.
+    """
+    return flag or cfg.get('work_dir') or f'./work_dirs/{Path(path).stem}'

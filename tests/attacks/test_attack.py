@@ -265,6 +265,25 @@ def test_under_no_grad_autocast_and_a_wrapper(make_detector, name):
     assert torch.equal(plain[0], wrapped[0])
 
 
+def test_a_subclass_with_its_own_init_is_one_sentence():
+    with pytest.raises(TypeError, match='Hidden has an __init__ of its own, and the'):
+
+        class Hidden(PGD):
+            def __init__(self, strength):
+                self.strength = strength
+
+
+def test_attacks_in_threads_take_turns_and_put_everything_back(make_detector):
+    model, batch = make_detector('fcos', 'resnet'), batch_of([(3, 64, 64)])
+    dropout, reduce, attack = F.dropout, dist.all_reduce, PGD(eps=4, steps=3)
+    expected = run(attack, model, batch)
+    with ThreadPoolExecutor(4) as pool:
+        jobs = [pool.submit(run, attack, model, batch) for _ in range(8)]
+        results = [job.result() for job in jobs]
+    assert all(torch.equal(r.inputs[0], expected.inputs[0]) for r in results)
+    assert F.dropout is dropout and dist.all_reduce is reduce
+
+
 @every_detector
 @pytest.mark.parametrize('name', ['pgd', 'dag', 'cwa'])
 def test_image_without_boxes(make_detector, head, backbone, name):

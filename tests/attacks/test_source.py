@@ -9,19 +9,20 @@ from conftest import batch_of, detector_config, run
 from mmengine.config import Config
 
 from mmdiff import PGD
-from mmdiff.attacks import DAG, MIM, Square
+from mmdiff.attacks import DAG, MIM, Square, oracle_of
 
 
 @pytest.fixture
 def source_of(tmp_path):
     """Write a model as config and checkpoint."""
 
-    def write(model, head, backbone, **head_args):
+    def write(model, head, backbone, classes=(), **head_args):
         cfg = detector_config(head, backbone)
         cfg.bbox_head.update(head_args)
         config, checkpoint = tmp_path / 'source.py', tmp_path / 'source.pth'
         Config(dict(model=cfg, default_scope='mmdet')).dump(config)
-        torch.save(dict(state_dict=model.state_dict()), checkpoint)
+        meta = dict(dataset_meta=dict(classes=classes))
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), checkpoint)
         return dict(config=str(config), checkpoint=str(checkpoint))
 
     return write
@@ -99,3 +100,20 @@ def test_mistakes_are_one_sentence(make_detector, source_of):
     other = source_of(model, 'retinanet', 'resnet', num_classes=3)
     with pytest.raises(ValueError, match='3 classes and the victim 5'):
         PGD(source=other)(model, batch_of())
+
+
+def test_a_source_must_have_the_victims_classes_in_their_order(
+    make_detector, source_of
+):
+    model, oracle_classes = make_detector('retinanet', 'resnet'), tuple('abcde')
+    for classes, fits in (('abcde', True), ('ABCDE', True), ('bacde', False)):
+        source = source_of(model, 'retinanet', 'resnet', classes=tuple(classes))
+        attack, oracle = PGD(eps=4, steps=1, source=source), oracle_of(model)
+        os.utime(source['checkpoint'], (0, ord(classes[0])))
+        attack.run(oracle, batch_of())  # nobody knows the victim's: numbers decide
+        oracle.classes = oracle_classes
+        if fits:
+            attack.run(oracle, batch_of())
+            continue
+        with pytest.raises(ValueError, match='classes b, a, .* victim a, b, .* order'):
+            attack.run(oracle, batch_of())

@@ -57,9 +57,7 @@ def test_a_choice_of_runs_is_measured_as_the_evaluator_measures_it(name):
     pick = np.random.default_rng(0).integers(0, 3, 12)
     fast = value(matcher.rule, Matches.choose(matches, pick))
     chosen = record_of([runs[k].predictions[i] for i, k in enumerate(pick)])
-    assert fast == pytest.approx(
-        scorer.measure(chosen)[metric], abs=matcher.tolerance
-    )
+    assert fast == pytest.approx(scorer.measure(chosen)[metric], abs=matcher.tolerance)
 
 
 def test_nothing_detected_is_worth_nothing():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,6 +30,8 @@ from ..result import AttackStats
 from .frame import Frame, ImageGroup, Region, check_pixels
 from .question import Question
 
+# Attacks within attacks (a check, say) are of one thread and may go on.
+_ONE_AT_A_TIME = threading.RLock()
 GT_SCALES = ('original', 'input')
 
 
@@ -64,6 +67,9 @@ class Oracle(ABC):
         if gt_scale not in GT_SCALES:
             raise ValueError(f"gt_scale={gt_scale!r} must be 'original' or 'input'.")
         self.gt_scale = gt_scale
+        # Names of the classes, where somebody knows them: the loop, or a checkpoint.
+        meta = getattr(self.model, 'dataset_meta', None) or {}
+        self.classes = tuple(meta.get('classes', ()))
         # Undoes what losses wrote in the model, while it is attacked.
         self.reset: Callable[[], None] = _nothing_to_reset
 
@@ -113,9 +119,11 @@ class Oracle(ABC):
 
         Gradients are on, mixed precision is off, parameters take no gradient. Losses
         see no other rank, and a finished training unless it goes on. The global random
-        state and what losses write in the model are kept.
+        state and what losses write in the model are kept. Attacks in several threads
+        take turns, as functions of torch are replaced meanwhile.
         """
         with (
+            _ONE_AT_A_TIME,
             differentiable(self.device),
             frozen_parameters(self.model),
             kept_state(self.model) as state,

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from mmdiff.attacks import Attack, AttackStats, Oracle, oracle_of
 from mmdiff.registry import ATTACKS, HOOKS
 
-from ..ground_truth import ground_truth_scale, truth_needed
+from ..ground_truth import ground_truth_scale, metainfo_of, truth_needed
 
 STAGES = ('val', 'test')
 
@@ -77,7 +77,9 @@ class AttackHook(Hook):
 
     def _begin(self, runner: Runner, dataloader: DataLoader) -> None:
         self.stats = AttackStats()
-        self._oracle = oracle_of(runner.model, ground_truth_scale(dataloader.dataset))
+        dataset = dataloader.dataset
+        self._oracle = oracle_of(runner.model, ground_truth_scale(dataset))
+        self._oracle.classes = tuple(metainfo_of(dataset).get('classes', ()))
 
     def _attack(self, data_batch: Any) -> None:
         with truth_needed(data_batch['data_samples'][0]):

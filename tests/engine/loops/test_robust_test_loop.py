@@ -342,7 +342,9 @@ def test_interrupted_and_resumed_is_uninterrupted(robust, counted, tmp_path):
     assert counted.images == 48
 
 
-def test_other_weights_or_data_begin_anew(robust, weights, tmp_path, counted):
+def test_other_weights_or_data_find_no_results_of_the_first(
+    robust, weights, tmp_path, counted
+):
     attacks = [dict(type='mmdiff.Counted', eps=4, steps=2)]
     run(robust(attacks))
     once = counted.images
@@ -395,7 +397,7 @@ def test_a_state_file_of_another_run_is_refused(robust):
         run(robust([PGD4]))
 
 
-def test_a_rank_that_does_not_see_the_others(robust, counted, monkeypatch):
+def test_ranks_must_share_the_work_dir_and_then_go_on(robust, counted, monkeypatch):
     attacks = [dict(type='mmdiff.Counted', eps=4, steps=2)]
     monkeypatch.setattr(cached_runs, 'get_dist_info', lambda: (1, 2))
     with pytest.raises(FileNotFoundError, match='Rank 1 does not see .*must share'):
@@ -468,7 +470,7 @@ ATTACKS.register_module(module=Alarm, force=True)
 
 
 @pytest.mark.parametrize('skip_fooled', [False, True])
-def test_false_alarms_where_the_clean_run_finds_nothing_count(robust, skip_fooled):
+def test_false_alarms_lower_the_mean_of_images_with_clean_ap_0(robust, skip_fooled):
     """Half of the images have AP 0 before any attack, and sure false boxes after it."""
     kinds = 'total', 'cls'
     attacks = [dict(type='mmdiff.Alarm', eps=4, steps=2, objective=k) for k in kinds]
