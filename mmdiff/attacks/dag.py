@@ -24,7 +24,7 @@ from .source import SourcedAttack
 @ATTACKS.register_module()
 @dataclass(eq=False, kw_only=True)
 class DAG(SourcedAttack):
-    """Dense Adversary Generation (Xie et al. 2017) on two- and one-stage detectors.
+    """Dense Adversary Generation (Xie et al. 2017) on detectors of one or two stages.
 
     Proposals are found once, on the clean image, with a denser NMS. Those that overlap
     an object and show its class are to show another one, drawn per class from the
@@ -34,8 +34,10 @@ class DAG(SourcedAttack):
 
     As published (``eps=None``) nothing bounds the perturbation but the number of steps;
     only the final image is clipped to 0..255. With ``eps`` every step is projected.
-    One-stage detectors have no proposals: every anchor point with its clean box takes
-    their place, and background is a score below the model's ``score_thr``.
+    One-stage detectors have no proposals: every anchor point, or every query of a DETR,
+    with its clean box takes their place. Where scores are sigmoids, background is a
+    class score below the model's ``score_thr``; objectness and centerness do not count.
+    Both are taken only where they are what the head itself predicts.
 
     Args:
         eps: Budget in pixel units, or ``None`` as published.
@@ -51,7 +53,8 @@ class DAG(SourcedAttack):
 
     Raises:
         ValueError: For arguments out of range.
-        NotApplicable: On running, for a model without boxes to attack.
+        NotApplicable: On running, for a model without boxes to attack, or whose
+            predictions are not one box with class logits each (cascades, CenterNet).
 
     Example:
         >>> DAG(eps=8, steps=30).threat_model()['gamma']

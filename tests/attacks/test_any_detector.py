@@ -282,12 +282,6 @@ def test_cwa_that_finds_nothing_to_weight_is_one_sentence(ssd):
         PGD(objective='cwa')(ssd, batch_of([(3, 64, 64)], (2,)))
 
 
-def test_dag_refuses_heads_that_only_look_alike():
-    """TOOD's boxes are decoded and its scores are probabilities already."""
-    with pytest.raises(ValueError, match='DAG attacks proposals, and TOOD'):
-        DAG(steps=1)(build(NAMES['tood']), batch_of([(3, 64, 64)], (2,)))
-
-
 def test_an_error_of_the_model_itself_is_seen_as_that(make_detector):
     model = make_detector('fcos', 'resnet')
 

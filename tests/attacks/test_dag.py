@@ -3,15 +3,11 @@
 import pytest
 import torch
 from conftest import batch_of, preprocessed, run
-from mmdet.registry import MODELS
-from mmdet.structures import DetDataSample
-from mmengine.hub import get_config
 from mmengine.structures import InstanceData
 
 from mmdiff import DAG
 from mmdiff.attacks import GradientBlocked
 from mmdiff.attacks.dag_proposals import (
-    DenseProposals,
     Proposals,
     RoIProposals,
     propose,
@@ -146,43 +142,3 @@ def test_proposals_are_denser_than_the_detectors_own(make_detector, backbone):
     logits = dense.logits(batch)
     assert logits.shape == (len(dense.boxes), 6)
     assert torch.allclose(dense.scores(logits).sum(1), torch.ones(len(logits)))
-
-
-@pytest.mark.parametrize('head', ['retinanet', 'fcos'])
-def test_dense_boxes_are_those_the_head_predicts(make_detector, head):
-    """Decoded anchor points contain the head's own detections, box and score."""
-    model = make_detector(head, 'diffusion')
-    batch = preprocessed(model, [batch_of()['inputs'][0].float()], batch_of())
-    with torch.no_grad():
-        proposals = DenseProposals(model, batch)
-        scores = proposals.scores(proposals.logits(batch))[:, :-1]
-        found = model.predict(batch['inputs'], batch['data_samples'], rescale=False)[0]
-    found = found.pred_instances
-    assert len(found) > 0
-    for box, label in zip(found.bboxes[:5], found.labels[:5]):
-        gap = (proposals.boxes - box).abs().max(1).values
-        assert gap.min() < 1e-2
-        assert scores[gap.argmin(), label] > model.test_cfg.score_thr
-
-
-def test_heads_without_proposals_are_refused(make_detector):
-    model = make_detector('fcos', 'resnet')
-    del model.bbox_head.prior_generator
-    with pytest.raises(ValueError, match='DAG attacks proposals.*use PGD'):
-        DAG(steps=1)(model, batch_of())
-
-
-@pytest.mark.parametrize(
-    'name', ['gfl/gfl_r50_fpn_1x_coco', 'yolo/yolov3_d53_8xb8-320-273e_coco']
-)
-def test_heads_without_one_box_for_each_anchor_point_are_refused(name):
-    """Boxes as distributions, and all in one output."""
-    cfg = get_config(f'mmdet::{name}.py').model
-    cfg.backbone.pop('init_cfg', None)
-    model = MODELS.build(cfg).eval()
-    batch = dict(
-        inputs=torch.zeros(1, 3, 64, 64),
-        data_samples=[DetDataSample(metainfo=dict(img_shape=(64, 64)))],
-    )
-    with pytest.raises(ValueError, match=f'{type(model).__name__} has .*use PGD'):
-        propose(model, batch, 0.9, 100)

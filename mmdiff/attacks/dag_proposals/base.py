@@ -97,7 +97,13 @@ class PredictionProposals(Proposals):
         some = torch.linspace(0, count - 1, min(count, COMPARED)).long()
         boxes = get_box_tensor(predictions.bboxes)
         for i in some.tolist():
-            near = (self.boxes - boxes[i]).abs().amax(1) < 0.1  # pixels
+            near = torch.isclose(
+                self.boxes,
+                boxes[i],
+                rtol=0.0,
+                atol=0.1,  # pixels
+                equal_nan=True,  # untrained heads have boxes without end
+            ).all(1)
             same = scores[near, predictions.labels[i]] - predictions.scores[i]
             if not (same.abs() < 1e-4).any():
                 return False

@@ -2,6 +2,7 @@
 
 import inspect
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from mmdet.models.dense_heads import YOLOV3Head
@@ -72,7 +73,7 @@ class DenseOutputs:
         values = as_float(self.values)
         if self.first_class or classes is not None:
             values[0] = self._maps(self.logits() if classes is None else classes)
-        more = {}
+        more: dict[str, Any] = {}
         taken = inspect.signature(self.head.predict_by_feat).parameters
         if 'score_factors' in taken:
             more['score_factors'] = None

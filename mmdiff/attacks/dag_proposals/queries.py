@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from mmdet.structures.bbox import bbox_cxcywh_to_xyxy
 from torch import Tensor, nn
 
