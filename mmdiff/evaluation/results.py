@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmdiff.attacks.probes.findings import Probes
 from mmdiff.utils.files import write_json
 
 from .entry import Entry, Flag
@@ -49,6 +50,8 @@ class RunSanity:
         scores: Mean score per image of ``clean``, ``attacked`` and every control.
         objective: Mean final objective of that attack.
         square_objective: Mean final objective of black-box search.
+        probes: What questions about the model and its gradients showed; ``None`` before
+            they were asked.
     """
 
     images: int = 0
@@ -58,6 +61,7 @@ class RunSanity:
     scores: dict[str, float] = field(default_factory=dict)
     objective: float | None = None
     square_objective: float | None = None
+    probes: Probes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat dictionary, without what is not known."""
@@ -70,7 +74,10 @@ class RunSanity:
         """Read what :meth:`to_json` gave."""
         known = set(cls.__dataclass_fields__) - {'scores'}
         scores = {k: number(v) for k, v in raw.items() if k not in known}
-        return cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
+        sanity = cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
+        if sanity.probes is not None:
+            sanity.probes = Probes.from_json(raw['probes'])
+        return sanity
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mmdiff.evaluation.checks import (
     check_controls,
     check_entry,
     check_members,
+    check_probes,
     check_randomness,
     check_rows,
     count_differing,
@@ -34,6 +35,7 @@ from .cached_runs import CachedRuns
 from .image_set import ImageSet, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery
+from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
 from .trial import try_attacks
@@ -211,16 +213,20 @@ class RobustTestLoop(TestLoop):
         self.runs.expect(plan.runs)
         self._run_clean()
         again = self.runs.run(plan.again)
+        probes = ask_once(self.runs, self.oracle, plan.steps)
         differing = count_differing(self.clean, again, self.scorer.differ)
         for step in plan.steps:
             step.entry.flags += check_randomness(
                 step.entry, differing, self.num_checked
             )
+            if step.sees_gradients and step.attack.eps:
+                step.entry.flags += check_probes(probes, step.attack.objective)
             self._run_attack(step)
             if plan.ends_budget(step):
                 self._add_worst_case(step.entry.budget)
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
+        sanity.probes = probes
         sanity.larger_canvas = self._count_on_larger_canvas()
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True

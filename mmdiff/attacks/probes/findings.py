@@ -1,0 +1,104 @@
+"""What probes found, as numbers that a report keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass
+class ObjectiveProbe:
+    """What a few questions about one objective showed.
+
+    Args:
+        objective: Name of the objective.
+        images: Images that were asked about.
+        blocked: Those whose objective does not depend on the image for autograd.
+        agreement: Correlation (about 0) of central differences with the gradient along
+            the same directions, by the size of the difference in pixel values, as text;
+            of each image, the mean over images. ``1`` is a perfect gradient.
+        steadiness: The same correlation between the differences of the two smallest
+            sizes: how smooth the objective is, whatever the gradient says.
+        grad_gap: Largest relative difference of an objective with gradients on and off.
+        repeat_gap: Largest relative difference of an objective asked twice.
+        passes: Forward passes per image, all together; a gradient counts as one.
+    """
+
+    objective: str
+    images: int = 0
+    blocked: int = 0
+    agreement: dict[str, float] = field(default_factory=dict)
+    steadiness: float = 1.0
+    grad_gap: float = 0.0
+    repeat_gap: float = 0.0
+    passes: int = 0
+
+    @property
+    def best_agreement(self) -> float | None:
+        """Agreement at the size that suits the objective; ``None`` if blocked."""
+        return max(self.agreement.values(), default=None)
+
+
+@dataclass
+class ModelProbe:
+    """What a few questions about a model showed, whatever the objective.
+
+    Args:
+        images: Images that were asked about.
+        fixed: Whether seeds fix what the model computes; else the gaps say nothing.
+        input_gap: Largest relative difference of what the preprocessor makes of an image
+            in a test and under attack.
+        grad_gap: The same of features, with gradients on and off.
+        flag_gap: The same of features, with the flags of a test and of an attack;
+            ``None`` where their shapes differ, as of branches for training.
+        test_gap: The same of features that ``test_step`` computes and those that the
+            loss is taken on; ``None`` where they cannot be compared.
+        levels: Correlation of gradients with central differences, as of objectives, of
+            one random sum of each feature map.
+        objects: Objects of these images.
+        objects_handed: Objects that were handed to the loss.
+        objects_misplaced: Handed objects that overlap with no object of the metric's
+            truth.
+        objects_ignored: Objects that may move without any change of the loss.
+        fit: Loss against the truth, relative to the loss against the truth at other
+            scales, by scale as text.
+        passes: Forward passes per image, all together.
+    """
+
+    images: int = 0
+    fixed: bool = True
+    input_gap: float = 0.0
+    grad_gap: float = 0.0
+    flag_gap: float | None = None
+    test_gap: float | None = None
+    levels: list[float] = field(default_factory=list)
+    objects: int = 0
+    objects_handed: int = 0
+    objects_misplaced: int = 0
+    objects_ignored: int = 0
+    fit: dict[str, float] = field(default_factory=dict)
+    passes: int = 0
+
+
+@dataclass
+class Probes:
+    """All that was probed in a run.
+
+    Args:
+        model: About the model.
+        objectives: About each objective that an attack follows along gradients.
+    """
+
+    model: ModelProbe = field(default_factory=ModelProbe)
+    objectives: list[ObjectiveProbe] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """What a report keeps."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Probes:
+        """Read what :meth:`to_json` gave."""
+        objectives = [ObjectiveProbe(**probe) for probe in raw['objectives']]
+        return cls(ModelProbe(**raw['model']), objectives)
