@@ -12,7 +12,6 @@ _EXPORTS = {
     'ModelProbe': 'findings',
     'ObjectiveProbe': 'findings',
     'Probes': 'findings',
-    'probe_levels': 'levels',
     'probe_model': 'flags',
     'probe_objective': 'objective',
     'probe_truth': 'truth',

@@ -16,10 +16,14 @@ class ObjectiveProbe:
         images: Images that were asked about.
         blocked: Those whose objective does not depend on the image for autograd.
         agreement: Correlation (about 0) of central differences with the gradient along
-            the same directions, by the size of the difference in pixel values, as text;
-            of each image, the mean over images. ``1`` is a perfect gradient.
-        steadiness: The same correlation between the differences of the two smallest
-            sizes: how smooth the objective is, whatever the gradient says.
+            the same directions, by the size of the difference in pixel values, as text.
+            ``1`` is a perfect gradient.
+        best_agreement: The same with differences of the size that suits each direction;
+            ``None`` if blocked.
+        steadiness: The same correlation of the smallest differences with larger ones:
+            how smooth the objective is, whatever the gradient says.
+        parts: The same as ``best_agreement`` of one random sum of each feature map, and
+            of the outputs of each head, by name.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
         passes: Forward passes per image, all together; a gradient counts as one.
@@ -29,15 +33,12 @@ class ObjectiveProbe:
     images: int = 0
     blocked: int = 0
     agreement: dict[str, float] = field(default_factory=dict)
+    best_agreement: float | None = None
     steadiness: float = 1.0
+    parts: dict[str, float] = field(default_factory=dict)
     grad_gap: float = 0.0
     repeat_gap: float = 0.0
     passes: int = 0
-
-    @property
-    def best_agreement(self) -> float | None:
-        """Agreement at the size that suits the objective; ``None`` if blocked."""
-        return max(self.agreement.values(), default=None)
 
 
 @dataclass
@@ -54,8 +55,6 @@ class ModelProbe:
             ``None`` where their shapes differ, as of branches for training.
         test_gap: The same of features that ``test_step`` computes and those that the
             loss is taken on; ``None`` where they cannot be compared.
-        levels: Correlation of gradients with central differences, as of objectives, of
-            one random sum of each feature map.
         objects: Objects of these images.
         objects_handed: Objects that were handed to the loss.
         objects_misplaced: Handed objects that overlap with no object of the metric's
@@ -72,7 +71,6 @@ class ModelProbe:
     grad_gap: float = 0.0
     flag_gap: float | None = None
     test_gap: float | None = None
-    levels: list[float] = field(default_factory=list)
     objects: int = 0
     objects_handed: int = 0
     objects_misplaced: int = 0

@@ -12,7 +12,6 @@ from mmdiff.attacks import IterativeAttack, NotApplicable, Oracle
 from mmdiff.attacks.probes import (
     ModelProbe,
     Probes,
-    probe_levels,
     probe_model,
     probe_objective,
     probe_truth,
@@ -78,7 +77,6 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
         attacks: One attack for each objective.
     """
     model: ModelProbe = probe_model(oracle, batch)
-    probe_levels(oracle, batch, model)
     probe_truth(oracle, batch, model)
     probes = Probes(model)
     for attack in attacks:
