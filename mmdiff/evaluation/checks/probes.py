@@ -10,8 +10,8 @@ from .codes import flag
 # Correlation of a gradient with central differences. Healthy ones have 0.97 and more,
 # cut or wrong ones 0.89 and less, where what is cut matters on the images at all.
 AGREEMENT = 0.95
-# The same of a loss where the gradients of all heads are right: many losses take targets
-# from predictions and leave out their gradient (0.64 of 'cls' of YOLOX).
+# The same of a loss where the gradients of all heads are right: many losses take
+# targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX).
 LOSS_AGREEMENT = 0.5
 # An objective whose own differences at two sizes agree less is jagged, whatever its
 # gradient says.
@@ -98,7 +98,7 @@ def _check_truth(probe: ModelProbe) -> list[Flag]:
 
 def _check_objective(probe: ObjectiveProbe) -> list[Flag]:
     """Whether a gradient is that of its objective."""
-    name, best = f'objective {probe.objective!r}', probe.best_agreement
+    name = f'objective {probe.objective!r}'
     if probe.repeat_gap > SAME:
         text = (
             f'{name} differs by {probe.repeat_gap:.2g} between two passes with equal '
