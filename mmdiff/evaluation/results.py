@@ -49,6 +49,7 @@ class RunSanity:
         attack: Name of the row that was compared with controls; ``None`` if none was.
         scores: Mean score per image of ``clean``, ``attacked`` and every control.
         objective: Mean final objective of that attack.
+        objective_start: Mean objective before the first step.
         square_objective: Mean final objective of black-box search.
         probes: What questions about the model and its gradients showed; ``None`` before
             they were asked.
@@ -60,6 +61,7 @@ class RunSanity:
     attack: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     objective: float | None = None
+    objective_start: float | None = None
     square_objective: float | None = None
     probes: Probes | None = None
 

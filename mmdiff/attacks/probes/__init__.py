@@ -13,6 +13,7 @@ _EXPORTS = {
     'ObjectiveProbe': 'findings',
     'Probes': 'findings',
     'probe_model': 'flags',
+    'probe_noise': 'noise',
     'probe_objective': 'objective',
     'probe_truth': 'truth',
 }

@@ -26,7 +26,9 @@ class ObjectiveProbe:
             of the outputs of each head, by name.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
-        passes: Forward passes per image, all together; a gradient counts as one.
+        noise_rise: By how much the luckiest of a few noises of full size raises it, mean
+            over images, by budget.
+        passes: Forward passes, each of one image; a gradient counts as one.
     """
 
     objective: str
@@ -38,6 +40,7 @@ class ObjectiveProbe:
     parts: dict[str, float] = field(default_factory=dict)
     grad_gap: float = 0.0
     repeat_gap: float = 0.0
+    noise_rise: dict[str, float] = field(default_factory=dict)
     passes: int = 0
 
 
@@ -48,8 +51,8 @@ class ModelProbe:
     Args:
         images: Images that were asked about.
         fixed: Whether seeds fix what the model computes; else the gaps say nothing.
-        input_gap: Largest relative difference of what the preprocessor makes of an image
-            in a test and under attack.
+        input_gap: Largest relative difference of what the preprocessor makes of an
+            image in a test and under attack.
         grad_gap: The same of features, with gradients on and off.
         flag_gap: The same of features, with the flags of a test and of an attack;
             ``None`` where their shapes differ, as of branches for training.
@@ -62,7 +65,7 @@ class ModelProbe:
         objects_ignored: Objects that may move without any change of the loss.
         fit: Loss against the truth, relative to the loss against the truth at other
             scales, by scale as text.
-        passes: Forward passes per image, all together.
+        passes: Forward passes, each of one image.
     """
 
     images: int = 0
@@ -90,6 +93,11 @@ class Probes:
 
     model: ModelProbe = field(default_factory=ModelProbe)
     objectives: list[ObjectiveProbe] = field(default_factory=list)
+
+    def of(self, objective: str) -> ObjectiveProbe | None:
+        """What was found about an objective; ``None`` if it was not asked."""
+        found = (probe for probe in self.objectives if probe.objective == objective)
+        return next(found, None)
 
     def to_json(self) -> dict[str, Any]:
         """What a report keeps."""

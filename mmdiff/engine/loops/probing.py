@@ -13,6 +13,7 @@ from mmdiff.attacks.probes import (
     ModelProbe,
     Probes,
     probe_model,
+    probe_noise,
     probe_objective,
     probe_truth,
 )
@@ -36,10 +37,11 @@ def ask_once(runs: CachedRuns, oracle: Oracle, steps: Sequence[Step]) -> Probes:
         oracle: Oracle of the model.
         steps: The attacks.
     """
-    attacks: dict[str, IterativeAttack] = {}
+    attacks: dict[tuple, IterativeAttack] = {}
     for step in steps:
         if step.sees_gradients and step.attack.eps:
-            attacks.setdefault(step.attack.objective, step.attack)
+            key = step.attack.objective, str(step.attack.budget)
+            attacks.setdefault(key, step.attack)
     if not attacks:
         return Probes()
     span = range(min(NUM_IMAGES, len(runs.images)))
@@ -47,9 +49,7 @@ def ask_once(runs: CachedRuns, oracle: Oracle, steps: Sequence[Step]) -> Probes:
     file = runs.folder / f'probes-{name}.json'
     if runs.rank == 0 and _read(file) is None:
         (batch,) = runs.images.load([span])
-        runs.runner.logger.info(
-            f'probing the gradients of {", ".join(attacks)} on {len(span)} images'
-        )
+        runs.runner.logger.info(f'probing gradients and losses on {len(span)} images')
         write_json(file, ask(oracle, batch, list(attacks.values())).to_json())
     barrier()
     probes = _read(file)
@@ -74,14 +74,18 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
     Args:
         oracle: Oracle of the model.
         batch: A batch of a few images, as the dataloader gives it.
-        attacks: One attack for each objective.
+        attacks: One attack for each objective and budget.
     """
     model: ModelProbe = probe_model(oracle, batch)
     probe_truth(oracle, batch, model)
     probes = Probes(model)
     for attack in attacks:
         try:
-            probes.objectives.append(probe_objective(oracle, batch, attack))
+            probe = probes.of(attack.objective)
+            if probe is None:
+                probe = probe_objective(oracle, batch, attack)
+                probes.objectives.append(probe)
+            probe_noise(oracle, batch, attack, probe)
         except NotApplicable:  # attacks say so themselves
             continue
     return probes

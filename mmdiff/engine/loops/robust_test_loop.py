@@ -19,6 +19,7 @@ from mmdiff.evaluation.checks import (
     check_members,
     check_probes,
     check_randomness,
+    check_rise,
     check_rows,
     count_differing,
 )
@@ -213,20 +214,20 @@ class RobustTestLoop(TestLoop):
         self.runs.expect(plan.runs)
         self._run_clean()
         again = self.runs.run(plan.again)
-        probes = ask_once(self.runs, self.oracle, plan.steps)
+        self.probes = ask_once(self.runs, self.oracle, plan.steps)
         differing = count_differing(self.clean, again, self.scorer.differ)
         for step in plan.steps:
             step.entry.flags += check_randomness(
                 step.entry, differing, self.num_checked
             )
             if step.sees_gradients and step.attack.eps:
-                step.entry.flags += check_probes(probes, step.attack.objective)
+                step.entry.flags += check_probes(self.probes, step.attack.objective)
             self._run_attack(step)
             if plan.ends_budget(step):
                 self._add_worst_case(step.entry.budget)
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
-        sanity.probes = probes
+        sanity.probes = self.probes
         sanity.larger_canvas = self._count_on_larger_canvas()
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
@@ -260,7 +261,10 @@ class RobustTestLoop(TestLoop):
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
         self.outcomes.append(self.rows.fill(step, runs))
-        entry.flags += check_entry(entry, self.results.clean)
+        found = check_entry(entry, self.results.clean)
+        if step.sees_gradients and not found:
+            found = check_rise(entry, self.probes)
+        entry.flags += found
         self._add(entry)
 
     def _within(self, budget: Budget) -> list[Outcome]:

@@ -7,7 +7,7 @@ themselves.
 
 from .codes import CODES, flag, slack
 from .controls import check_controls
-from .probes import check_probes
+from .probes import check_probes, check_rise
 from .rows import (
     check_clean,
     check_entry,
@@ -25,6 +25,7 @@ __all__ = [
     'check_members',
     'check_probes',
     'check_randomness',
+    'check_rise',
     'check_rows',
     'count_differing',
     'flag',

@@ -11,12 +11,11 @@ from ..record import RunRecord
 from ..results import RunSanity
 from .codes import CODES, flag, slack, weaker_than_noise
 
-# Black-box search and gradients both begin at random: ties within 5 % are chance.
-BLACK_BOX_GAIN = 0.05
+# A few queries without gradients reach a small part of what gradients do, if these are
+# worth anything.
+BLACK_BOX_SHARE = 0.7
 # More steps always help a little: a tenth of the clean score is much.
 MUCH = 0.1
-
-
 
 
 def check_controls(
@@ -57,7 +56,8 @@ def check_controls(
             )
             flags.append(flag('not_converged', text))
     if 'square' in controls:
-        flags += _check_objectives(sanity, attacked, controls['square'])
+        start = controls['longer'].objective_start()
+        flags += _check_objectives(sanity, attacked, controls['square'], start)
     order = list(CODES)
     return sanity, sorted(flags, key=lambda f: order.index(f.code))
 
@@ -84,17 +84,26 @@ def _check_scores(
 
 
 def _check_objectives(
-    sanity: RunSanity, attacked: RunRecord, square: RunRecord
+    sanity: RunSanity, attacked: RunRecord, square: RunRecord, start: float | None
 ) -> list[Flag]:
-    """Compare final objectives with black-box search; add them to the figures."""
+    """Compare final objectives with black-box search; add them to the figures.
+
+    Args:
+        sanity: Takes the means per image.
+        attacked: Record of the attack.
+        square: Record of black-box search.
+        start: Objective before the first step of an attack, summed over images.
+    """
     losses = np.stack([attacked.loss[: sanity.images], square.loss])
     both = np.isfinite(losses).all(0)  # an image left out has none
     white, black = losses[:, both].sum(1) / max(both.sum(), 1)
     sanity.objective, sanity.square_objective = float(white), float(black)
-    if black - white > BLACK_BOX_GAIN * abs(white):
+    start = white if start is None else start / sanity.images
+    sanity.objective_start = float(start)
+    if black - start > max(BLACK_BOX_SHARE * (white - start), 0):
         text = (
-            f'{sanity.attack} reaches an objective of {white:.4g}, black-box search '
-            f'{black:.4g}: its gradients are hidden'
+            f'{sanity.attack} raises its objective from {start:.4g} to {white:.4g}, '
+            f'black-box search to {black:.4g}: its gradients are hidden'
         )
         return [flag('gradient_hidden', text)]
     return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mmdiff.attacks.probes.findings import ModelProbe, ObjectiveProbe, Probes
 
-from ..entry import Flag
+from ..entry import Entry, Flag
 from .codes import flag
 
 # Correlation of a gradient with central differences. Healthy ones have 0.97 and more,
@@ -24,6 +24,8 @@ IGNORED = 0.25
 # A loss may be lower for boxes at another scale by chance, of a detector that sees
 # next to nothing.
 FIT = 2.0
+# An attack that works rises by many times what the best of eight noises does.
+LUCK = 2.0
 
 
 def check_probes(probes: Probes, objective: str) -> list[Flag]:
@@ -33,11 +35,36 @@ def check_probes(probes: Probes, objective: str) -> list[Flag]:
         probes: What was probed.
         objective: Name of the objective of a row.
     """
-    flags = _check_model(probes.model)
-    for probe in probes.objectives:
-        if probe.objective == objective:
-            flags += _check_objective(probe)
+    flags, probe = _check_model(probes.model), probes.of(objective)
+    if probe is not None:
+        flags += _check_objective(probe)
     return list({f.code: f for f in flags}.values())
+
+
+def check_rise(entry: Entry, probes: Probes) -> list[Flag]:
+    """Whether the last iterate of an attack along gradients rose by more than luck.
+
+    Args:
+        entry: Row of the attack. The best iterate, which it may have returned, is above
+            the first one by luck alone.
+        probes: What was probed.
+    """
+    sanity, probe = entry.sanity, probes.of(entry.settings.get('objective', ''))
+    if probe is None or not sanity.losses or not sanity.images:
+        return []
+    first, last = (
+        sanity.losses[step] / sanity.images
+        for step in (min(sanity.losses), max(sanity.losses))
+    )
+    luck = max(probe.noise_rise.get(str(entry.budget), 0.0), 0.0)
+    if last - first > LUCK * luck:
+        return []
+    text = (
+        f'{entry.name} did not raise its objective by more than luck: its last iterate '
+        f'is {last - first:.3g} above its first, the best of a few noises {luck:.3g} '
+        'above the image'
+    )
+    return [flag('objective_not_raised', text)]
 
 
 def _check_model(probe: ModelProbe) -> list[Flag]:

@@ -33,9 +33,7 @@ def _through_levels(model: nn.Module, change: Callable[[Tensor], Tensor], levels
 
     def changed(inputs: Any) -> tuple:
         features = forward(inputs)
-        return tuple(
-            change(x) if k in levels else x for k, x in enumerate(features)
-        )
+        return tuple(change(x) if k in levels else x for k, x in enumerate(features))
 
     model.neck.forward = changed
 
@@ -115,8 +113,9 @@ def gradient_noise(model: nn.Module) -> None:
         if x.requires_grad:
             x = x.clone()
             x.register_hook(
-                lambda g: g
-                + 10 * g.std() * torch.randn(g.shape, generator=generator).to(g)
+                lambda g: (
+                    g + 10 * g.std() * torch.randn(g.shape, generator=generator).to(g)
+                )
             )
         return x
 
@@ -177,7 +176,9 @@ def loss_flat(model: nn.Module) -> None:
 
     def flat(inputs: Tensor, samples: list) -> dict:
         # Autograd finds a way to the image, along which nothing changes.
-        return {k: _each(v, lambda x: 0 * x + 1) for k, v in loss(inputs, samples).items()}
+        return {
+            k: _each(v, lambda x: 0 * x + 1) for k, v in loss(inputs, samples).items()
+        }
 
     model.loss = flat
 
