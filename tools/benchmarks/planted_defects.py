@@ -28,10 +28,10 @@ from mmdiff.utils.files import whole_file, write_json
 HEADER = '| case | detector | flags | named | seconds |\n|---|---|---|---|---|\n'
 INTRODUCTION = """# Checks on planted defects
 
-Made by `python tools/benchmarks/planted_defects.py`. Each case is a robust test of a small
-ResNet detector on {images} generated images that it was trained on (clean mAP 1.0), with one
-attack. A *false alarm* is any flag on a healthy case, a *miss* is a defect without any flag.
-*Named* says whether one of the flags is of the defect's own kind.
+Made by `python tools/benchmarks/planted_defects.py`. Each case is a robust test of a
+small ResNet detector on {images} generated images that it was trained on, with one
+attack. A *false alarm* is any flag on a healthy case, a *miss* is a defect without any
+flag. *Named* says whether one of the flags is of the defect's own kind.
 
 **{alarms} false alarms in {healthy} healthy cases, {misses} misses in {broken} planted
 defects, {named} of them named by a flag of their kind.**
@@ -62,8 +62,8 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
     with torch.random.fork_rng():
         runner.test()
     results = loop.results
-    row = next(entry for entry in results.entries if entry.role == 'attack')
-    found = {
+    attacked = next(entry for entry in results.entries if entry.role == 'attack')
+    row = {
         'case': case.name,
         'detector': case.detector,
         'healthy': case.healthy,
@@ -71,14 +71,14 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
         'flags': sorted({f.code for entry in results.entries for f in entry.flags}),
         'texts': results.reasons,
         'clean': results.clean.value,
-        'attacked': row.value,
+        'attacked': attacked.value,
         'sanity': results.sanity.to_json(),
-        'objective': row.sanity.objective_ends,
-        'losses': row.sanity.losses,
+        'objective': attacked.sanity.objective_ends,
+        'losses': attacked.sanity.losses,
         'seconds': round(time.perf_counter() - start, 1),
     }
     shutil.rmtree(work_dir, ignore_errors=True)
-    return found
+    return row
 
 
 def digest(case: Case) -> str:

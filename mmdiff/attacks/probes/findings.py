@@ -96,8 +96,8 @@ class Probes:
 
     def of(self, objective: str) -> ObjectiveProbe | None:
         """What was found about an objective; ``None`` if it was not asked."""
-        found = (probe for probe in self.objectives if probe.objective == objective)
-        return next(found, None)
+        probes = (probe for probe in self.objectives if probe.objective == objective)
+        return next(probes, None)
 
     def to_json(self) -> dict[str, Any]:
         """What a report keeps."""

@@ -44,7 +44,7 @@ def probe_objective(
     """
     images, stats = oracle.gather(batch), AttackStats()
     probe = ObjectiveProbe(attack.objective, len(images.frames))
-    found, parts = [], Parts(oracle.model)
+    by_image, parts = [], Parts(oracle.model)
     # Listening begins first: an oracle puts models back as it found them.
     with parts.listening(), oracle.attacked():
         for i in range(probe.images):
@@ -52,12 +52,12 @@ def probe_objective(
                 images.take([i]), stats, attack.seed_of, attack.objective, 'fixed'
             )
             try:
-                found.append(_Slopes(question, parts).measure(probe))
+                by_image.append(_Slopes(question, parts).measure(probe))
             except GradientBlocked:
                 probe.blocked += 1
     probe.passes = stats.queries + stats.grad_evals
-    if found:
-        _correlate(found, probe)
+    if by_image:
+        _correlate(by_image, probe)
     return probe
 
 
@@ -119,9 +119,9 @@ class _Slopes:
                 slope = (up[name].double() - down[name].double()) / (2 * size)
                 slopes.setdefault(name, []).append(slope.cpu())
         return {
-            name: torch.stack(found)
-            for name, found in slopes.items()
-            if len(found) == len(directions)
+            name: torch.stack(along)
+            for name, along in slopes.items()
+            if len(along) == len(directions)
         }
 
     def _differentiate(
@@ -151,12 +151,12 @@ class _Slopes:
         return loss.detach().sum(), slopes
 
 
-def _correlate(found: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> None:
+def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> None:
     """Sum up slopes of all images, each of equal weight."""
-    for name in found[0]:
-        if any(name not in image for image in found):
+    for name in by_image[0]:
+        if any(name not in image for image in by_image):
             continue
-        slopes = torch.stack([image[name] for image in found], 1)  # (1 + S, N, D)
+        slopes = torch.stack([image[name] for image in by_image], 1)  # (1 + S, N, D)
         # The same for all images, or of no number: it says nothing.
         if not torch.isfinite(slopes).all() or not slopes[1:].any():
             continue

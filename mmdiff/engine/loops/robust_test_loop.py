@@ -261,10 +261,10 @@ class RobustTestLoop(TestLoop):
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
         self.outcomes.append(self.rows.fill(step, runs))
-        found = check_entry(entry, self.results.clean)
-        if step.sees_gradients and not found:
-            found = check_rise(entry, self.probes)
-        entry.flags += found
+        flags = check_entry(entry, self.results.clean)
+        if step.sees_gradients and not flags:
+            flags = check_rise(entry, self.probes)
+        entry.flags += flags
         self._add(entry)
 
     def _within(self, budget: Budget) -> list[Outcome]:
