@@ -51,9 +51,11 @@ class ModelProbe:
     Args:
         images: Images that were asked about.
         fixed: Whether seeds fix what the model computes; else the gaps say nothing.
+        repeat_gap: Largest relative difference of features in two passes with equal
+            seeds.
         input_gap: Largest relative difference of what the preprocessor makes of an
             image in a test and under attack.
-        grad_gap: The same of features, with gradients on and off.
+        grad_gap: The same of features with gradients on and off.
         flag_gap: The same of features, with the flags of a test and of an attack;
             ``None`` where their shapes differ, as of branches for training.
         test_gap: The same of features that ``test_step`` computes and those that the
@@ -70,6 +72,7 @@ class ModelProbe:
 
     images: int = 0
     fixed: bool = True
+    repeat_gap: float = 0.0
     input_gap: float = 0.0
     grad_gap: float = 0.0
     flag_gap: float | None = None

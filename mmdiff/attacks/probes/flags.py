@@ -63,14 +63,19 @@ class _Comparison:
             tested = self._tested(seed=0)
             probe.fixed &= _gap(tested, self._tested(seed=1)) in (None, 0.0)
             plain, inputs = self._asked(training=False, grad=False)
+            again, _ = self._asked(training=False, grad=False)
             with_grad, seen = self._asked(training=False, grad=True)
             attacked, _ = self._asked(self.oracle.training, grad=True)
+        probe.passes += 6
+        probe.repeat_gap = max(probe.repeat_gap, _gap(again, plain) or 0.0)
+        if probe.repeat_gap:  # all other gaps are of it
+            probe.fixed = False
+            return
         probe.input_gap = max(probe.input_gap, relative_gap(seen, inputs))
         probe.grad_gap = max(probe.grad_gap, _gap(with_grad, plain) or 0.0)
         probe.flag_gap = _widest(probe.flag_gap, _gap(attacked, with_grad))
         if probe.fixed:
             probe.test_gap = _widest(probe.test_gap, _gap(attacked, tested))
-        probe.passes += 5
 
     def _tested(self, seed: int) -> list[Tensor] | None:
         """First features that a test computes; ``None`` if it asks for none."""

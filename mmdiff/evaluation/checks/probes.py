@@ -36,7 +36,7 @@ def check_probes(probes: Probes, objective: str) -> list[Flag]:
         objective: Name of the objective of a row.
     """
     flags, probe = _check_model(probes.model), probes.of(objective)
-    if probe is not None:
+    if probe is not None and probes.model.repeat_gap <= SAME:
         flags += _check_objective(probe)
     return list({f.code: f for f in flags}.values())
 
@@ -69,7 +69,13 @@ def check_rise(entry: Entry, probes: Probes) -> list[Flag]:
 
 def _check_model(probe: ModelProbe) -> list[Flag]:
     flags = []
-    if probe.grad_gap > SAME:
+    if probe.repeat_gap > SAME:
+        text = (
+            f'features differ by {probe.repeat_gap:.2g} between two passes with equal '
+            'seeds: gradients cannot be checked'
+        )
+        flags.append(flag('noise_without_seed', text))
+    elif probe.grad_gap > SAME:
         text = (
             'the model answers otherwise while gradients are on: features differ by '
             f'{probe.grad_gap:.2g} of their size'
@@ -107,14 +113,14 @@ def _check_truth(probe: ModelProbe) -> list[Flag]:
             f'{probe.objects}, and {probe.objects_misplaced} of them are elsewhere'
         )
         flags.append(flag('other_truth', text))
+    scale = max(probe.fit, key=lambda name: probe.fit[name], default='')
     if probe.objects_ignored > IGNORED * probe.objects:
         text = (
             f'the loss ignores {probe.objects_ignored} of {probe.objects} objects: '
             'they may move without any change of it'
         )
         flags.append(flag('objects_ignored', text))
-    scale = max(probe.fit, key=lambda name: probe.fit[name], default='')
-    if scale and probe.fit[scale] > FIT:
+    elif scale and probe.fit[scale] > FIT:
         text = (
             f'the loss against the truth is {probe.fit[scale]:.3g} times that against '
             f'boxes at another scale ({scale}): it takes the truth at a wrong one'

@@ -46,7 +46,7 @@ def healthy_cases() -> list[Case]:
     cases += [
         Case('faster-rcnn, PGD on moving proposals', 'faster-rcnn'),
         Case('faster-rcnn, APGD', 'faster-rcnn', attack=APGD),
-        Case('fcos, APGD', attack=APGD),
+        Case('fcos, APGD', attack={**APGD, 'steps': 20}),
         Case('fcos, PGD on cls', attack={**PGD, 'objective': 'cls'}),
         Case('fcos, PGD on vanishing', attack={**PGD, 'objective': 'vanishing'}),
         Case('retinanet, small budget', 'retinanet', attack={**PGD, 'eps': 2}),
