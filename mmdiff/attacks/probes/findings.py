@@ -102,6 +102,20 @@ class Probes:
         probes = (probe for probe in self.objectives if probe.objective == objective)
         return next(probes, None)
 
+    def summary(self) -> str:
+        """Say in a sentence how well gradients agree; empty if none was probed."""
+        agreements = [
+            f'{probe.best_agreement:.3f} ({probe.objective})'
+            for probe in self.objectives
+            if probe.best_agreement is not None
+        ]
+        if not agreements:
+            return ''
+        return (
+            'Gradients and what small changes of the image do have a correlation of '
+            f'{", ".join(agreements)} on {self.objectives[0].images} images.'
+        )
+
     def to_json(self) -> dict[str, Any]:
         """What a report keeps."""
         return asdict(self)

@@ -57,6 +57,7 @@ def ask_once(runs: CachedRuns, oracle: Oracle, steps: Sequence[Step]) -> Probes:
         raise FileNotFoundError(
             f'Rank {runs.rank} does not see {file}; all ranks must share work_dir.'
         )
+    runs.runner.logger.info(probes.summary())
     return probes
 
 

@@ -142,6 +142,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
             'ones, on a larger canvas than they were attacked on; a batch size of '
             '1 would make both the same.'
         )
+    if model.probed:
+        yield f'{model.name}: {model.probed}'
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
     for what in model.results.not_measured:

@@ -578,7 +578,6 @@ def test_a_model_that_hides_its_gradients_is_flagged(robust, through, codes):
     flags = [flag['code'] for flag in entry['flags']]
     assert set(codes) - {'objective_not_raised'} <= set(flags)
     assert report['unreliable'] and report['reasons'] == entry['reasons']
-    assert all(text.startswith('pgd_total at eps=4 ') for text in entry['reasons'])
     if through is blocked:
         assert flags == ['blocked'] and 'large' not in report['sanity']
         assert entry['metrics'] == clean['metrics']
