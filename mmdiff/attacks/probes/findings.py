@@ -26,7 +26,7 @@ class ObjectiveProbe:
             of the outputs of each head, by name.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
-        noise_rise: By how much the luckiest of a few noises of full size raises it, mean
+        noise_rise: By how much the luckiest of a few full noises raises it, mean
             over images, by budget.
         passes: Forward passes, each of one image; a gradient counts as one.
     """

@@ -12,6 +12,7 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
+from mmdiff.attacks.probes import Probes
 from mmdiff.evaluation.checks import (
     check_clean,
     check_controls,
@@ -23,7 +24,7 @@ from mmdiff.evaluation.checks import (
     check_rows,
     count_differing,
 )
-from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
@@ -220,8 +221,6 @@ class RobustTestLoop(TestLoop):
             step.entry.flags += check_randomness(
                 step.entry, differing, self.num_checked
             )
-            if step.sees_gradients and step.attack.eps:
-                step.entry.flags += check_probes(self.probes, step.attack.objective)
             self._run_attack(step)
             if plan.ends_budget(step):
                 self._add_worst_case(step.entry.budget)
@@ -261,10 +260,7 @@ class RobustTestLoop(TestLoop):
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
         self.outcomes.append(self.rows.fill(step, runs))
-        flags = check_entry(entry, self.results.clean)
-        if step.sees_gradients and not flags:
-            flags = check_rise(entry, self.probes)
-        entry.flags += flags
+        entry.flags += check_step(step, self.results.clean, self.probes)
         self._add(entry)
 
     def _within(self, budget: Budget) -> list[Outcome]:
@@ -318,6 +314,15 @@ class RobustTestLoop(TestLoop):
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
+
+
+def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
+    """Flags of the row of an attack, by what it did and what was probed."""
+    flags = check_entry(step.entry, clean)
+    if not (step.sees_gradients and step.attack.eps):
+        return flags
+    rise = [] if flags else check_rise(step.entry, probes)
+    return [*check_probes(probes, step.attack.objective), *flags, *rise]
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:
