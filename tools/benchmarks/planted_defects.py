@@ -122,7 +122,7 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', type=Path, default=Path('work_dirs/benchmarks/planted_defects')
     )
     parser.add_argument('--out', type=Path, default=Path('docs/results/checks'))
-    parser.add_argument('--num-images', type=int, default=8)
+    parser.add_argument('--num-images', type=int, default=6)
     parser.add_argument('--only', default='', help='cases whose name has this in it')
     parser.add_argument('--fresh', action='store_true', help='forget earlier cases')
     return parser.parse_args()

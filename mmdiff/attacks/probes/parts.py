@@ -19,7 +19,7 @@ HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
 
 
 class Parts:
-    """One random sum of each feature map and of what each head gives.
+    """One random sum of each feature map and of each output of every head.
 
     An objective may hardly look at a feature map on a few images, and gradients of
     targets that follow predictions are left out of many losses on purpose. The sums
@@ -65,8 +65,11 @@ class Parts:
 
     def _note_head(self, name: str) -> Any:
         def noting(module: nn.Module, inputs: Any, outputs: Any) -> None:
-            for output in flat(outputs):
-                self._add(name, output)
+            # Scores, boxes, ...: each of them of all levels.
+            kinds = outputs if isinstance(outputs, list | tuple) else [outputs]
+            for k, kind in enumerate(kinds):
+                for output in flat(kind):
+                    self._add(f'{name} output {k}', output)
 
         return noting
 

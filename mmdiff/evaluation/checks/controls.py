@@ -13,7 +13,7 @@ from .codes import CODES, flag, slack, weaker_than_noise
 
 # A few queries without gradients reach a small part of what gradients do, if these are
 # worth anything.
-BLACK_BOX_SHARE = 0.7
+BLACK_BOX_SHARE = 0.3
 # More steps always help a little: a tenth of the clean score is much.
 MUCH = 0.1
 
@@ -73,7 +73,7 @@ def _check_scores(
     # nothing, beside which no attack can stand out.
     if noise < score - tolerance / 2 and noise < clean - tolerance:
         flags.append(weaker_than_noise(name, score, noise, score_name))
-    if 'large' in scores and scores['large'] > MUCH * clean + tolerance:
+    if scores.get('large', 0.0) > max(MUCH * clean, 1 / images):
         text = (
             f'{name} leaves a {score_name} of {scores["large"]:.3f} (clean '
             f'{clean:.3f}) at a budget that hides everything: its gradients lead '

@@ -7,9 +7,8 @@ from mmdiff.attacks.probes.findings import ModelProbe, ObjectiveProbe, Probes
 from ..entry import Entry, Flag
 from .codes import flag
 
-# Correlation of a gradient with central differences. Healthy ones have 0.97 and more,
-# cut or wrong ones 0.89 and less, where what is cut matters on the images at all.
-AGREEMENT = 0.95
+# Correlation of a gradient with central differences. Sound ones have 0.99 and more.
+AGREEMENT = 0.97
 # The same of a loss where the gradients of all heads are right: many losses take
 # targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX).
 LOSS_AGREEMENT = 0.5
@@ -25,7 +24,7 @@ IGNORED = 0.25
 # next to nothing.
 FIT = 2.0
 # An attack that works rises by many times what the best of eight noises does.
-LUCK = 2.0
+LUCK = 3.0
 
 
 def check_probes(probes: Probes, objective: str) -> list[Flag]:
