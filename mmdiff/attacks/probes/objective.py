@@ -18,13 +18,13 @@ from .findings import ObjectiveProbe
 from .parts import Parts
 from .tensors import cosine, relative_gap
 
-DIRECTIONS = 6
+# Cells of a direction along the longer side, by direction: smooth, as most of what
+# networks see is, and fine, for a gradient may be right on smooth ones alone.
+CELLS = (8, 40, 8, 40, 8, 40)
 # Largest change of a pixel value. A jump of the objective (of targets that are assigned
 # by predictions, say) spoils large differences most, rounding of float32 or of pixels
 # small ones.
 SIZES = (0.1, 0.5, 2.0)
-# Cells of a direction along the longer side: smooth, as what networks see is.
-CELLS = 8
 # Name of the slopes of the objective itself, beside those of parts.
 WHOLE = 'objective'
 
@@ -84,7 +84,7 @@ class _Slopes:
         # Room for the differences: a model that clips its input does so at the ends.
         margin = max(SIZES)
         x = x.clamp(margin, 255 - margin)
-        directions = smooth_directions(x, self.seed)
+        directions = random_directions(x, self.seed)
         self.parts.take()  # what preparing the question left
         on, by_gradient = self._differentiate(x, directions)
         off, again = self._ask(x)[WHOLE], self._ask(x)[WHOLE]
@@ -191,11 +191,13 @@ def best_agreement(slopes: Tensor) -> float:
     return cosine(first, measured.gather(0, nearest[None])[0])
 
 
-def smooth_directions(x: Tensor, seed: int) -> list[Tensor]:
-    """Random changes of an image, (C, H, W), without fine detail, at most 1 in size."""
+def random_directions(x: Tensor, seed: int) -> list[Tensor]:
+    """Random changes of an image, (C, H, W), at most 1 in size."""
     generator = torch.Generator().manual_seed(seed)
-    cells = [max(2, round(CELLS * side / max(x.shape[1:]))) for side in x.shape[1:]]
-    coarse = torch.randn((DIRECTIONS, len(x), *cells), generator=generator)
-    fine = F.interpolate(coarse, x.shape[1:], mode='bilinear', align_corners=False)
-    fine = fine / fine.flatten(1).abs().amax(1)[:, None, None, None]
-    return list(fine.to(x))
+    directions = []
+    for count in CELLS:
+        cells = [max(2, round(count * side / max(x.shape[1:]))) for side in x.shape[1:]]
+        coarse = torch.randn((1, len(x), *cells), generator=generator)
+        fine = F.interpolate(coarse, x.shape[1:], mode='bilinear', align_corners=False)
+        directions.append((fine / fine.abs().max())[0].to(x))
+    return directions
