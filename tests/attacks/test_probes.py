@@ -64,7 +64,9 @@ def test_a_sound_model_is_not_flagged_and_stays_as_it_was(detector, batch):
     probe, gradient, flags = ask(detector, batch)
     assert flags == {}
     assert gradient.best_agreement > 0.97 and min(gradient.parts.values()) > 0.97
-    assert {'feature map 0', 'feature map 4', 'bbox_head output 2'} <= set(gradient.parts)
+    assert {'feature map 0', 'feature map 4', 'bbox_head output 2'} <= set(
+        gradient.parts
+    )
     assert (probe.grad_gap, probe.flag_gap, probe.test_gap) == (0, 0, 0)
     assert (probe.objects, probe.objects_handed, probe.objects_ignored) == (3, 3, 0)
     assert all(torch.equal(v, before[k]) for k, v in detector.state_dict().items())

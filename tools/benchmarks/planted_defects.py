@@ -9,7 +9,6 @@ that was killed goes on where it stopped.
 import argparse
 import json
 import logging
-import shutil
 import time
 import warnings
 from multiprocessing.dummy import Pool as ThreadPool
@@ -43,8 +42,8 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
     """Test a case; return the flags of its attack and what they are based on."""
     start = time.perf_counter()
     model = trained(case.detector, folder)
-    work_dir = folder / 'runs' / digest(case)
-    shutil.rmtree(work_dir, ignore_errors=True)
+    # Attacks are kept there: a change of checks or probes does not run them again.
+    work_dir = folder / f'runs-{num_images}' / digest(case)
     test_cfg = {
         'type': 'mmdiff.RobustTestLoop',
         'attacks': [case.attack],
@@ -77,7 +76,6 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
         'losses': attacked.sanity.losses,
         'seconds': round(time.perf_counter() - start, 1),
     }
-    shutil.rmtree(work_dir, ignore_errors=True)
     return row
 
 
@@ -122,9 +120,13 @@ def parse_args() -> argparse.Namespace:
         '--work-dir', type=Path, default=Path('work_dirs/benchmarks/planted_defects')
     )
     parser.add_argument('--out', type=Path, default=Path('docs/results/checks'))
-    parser.add_argument('--num-images', type=int, default=6)
+    parser.add_argument('--num-images', type=int, default=4)
     parser.add_argument('--only', default='', help='cases whose name has this in it')
-    parser.add_argument('--fresh', action='store_true', help='forget earlier cases')
+    parser.add_argument(
+        '--fresh',
+        action='store_true',
+        help='judge all cases anew; attacks that were run are kept in the work dir',
+    )
     return parser.parse_args()
 
 

@@ -149,17 +149,9 @@ def _check_objective(probe: ObjectiveProbe) -> list[Flag]:
 def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
     """Whether the gradient is the slope."""
     name, best = f'objective {probe.objective!r}', probe.best_agreement
+    cut = {part: c for part, c in probe.parts.items() if c < AGREEMENT}
     steady = probe.steadiness >= STEADY
-    cut = [part for part, agreement in probe.parts.items() if agreement < AGREEMENT]
-    if cut and steady:
-        lowest = min(probe.parts[part] for part in cut)
-        text = (
-            f'part of the gradient is cut or wrong: that of {", ".join(cut)} has a '
-            f'correlation of {lowest:.2f} with what small changes of the image do'
-        )
-        return [flag('gradient_wrong', text)]
-    heads = [part for part in probe.parts if 'head' in part]
-    if best is None or best >= (LOSS_AGREEMENT if heads else AGREEMENT):
+    if best is None or (not cut and best >= AGREEMENT):
         return []
     if not steady:
         text = (
@@ -168,6 +160,15 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
             f'neither ({best:.2f})'
         )
         return [flag('objective_jagged', text)]
+    if cut:
+        text = (
+            f'part of the gradient is cut or wrong: that of {", ".join(cut)} has a '
+            f'correlation of {min(cut.values()):.2f} with what small changes of the '
+            'image do'
+        )
+        return [flag('gradient_wrong', text)]
+    if best >= LOSS_AGREEMENT and any('head' in part for part in probe.parts):
+        return []
     text = (
         f'part of the gradient is cut or wrong: that of {name} has a correlation of '
         f'{best:.2f} with what small changes of the image do'

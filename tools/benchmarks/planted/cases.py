@@ -53,12 +53,13 @@ def healthy_cases() -> list[Case]:
         Case('fcos, L2', attack={**PGD, 'norm': 'l2', 'eps': 600}),
         Case('fcos, whole pixel values', attack={**PGD, 'quantize': True}),
         Case('fcos behind a mild blur', plant=models.blurred),
+        Case('fcos, scores close to 0 and 1', plant=models.scores_saturated),
         Case('fcos, gradient rescaled', plant=models.gradient_rescaled),
         Case(
             'retinanet, fresh noise, averaged',
             'retinanet',
             plant=models.fresh_noise,
-            attack={**PGD, 'eot': 3},
+            attack={**PGD, 'eot': 2},
         ),
     ]
     return cases
@@ -84,7 +85,6 @@ def broken_gradients() -> list[Case]:
         ('pixels rounded in part', models.pixels_rounded_in_part, hidden),
         ('features rounded', models.features_rounded, blind),
         ('JPEG', models.jpeg, blind),
-        ('scores saturated', models.scores_saturated, (*blind, 'gradient_hidden')),
         ('shattered', models.shattered, hidden),
         ('flat loss', models.loss_flat, blind),
         ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
