@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -108,13 +109,13 @@ class _Moves:
         before = self._loss(lambda objects: None)
         objects = self.image.samples[0].gt_instances
         for k in range(min(OBJECTS, len(objects))):
-            moved = self._loss(lambda objects, k=k: self._move(objects, k))
+            moved = self._loss(partial(self._move, k=k))
             self.probe.objects_ignored += int(torch.equal(moved, before))
         if len(objects):
             fit = self.probe.fit
             fit['truth'] = fit.get('truth', 0.0) + before.item()
             for name, factors in self._scales().items():
-                loss = self._loss(lambda o, f=factors: _scale(o, f))
+                loss = self._loss(partial(_scale, factors=factors))
                 fit[name] = fit.get(name, 0.0) + loss.item()
         self.probe.passes += self.stats.queries
 
