@@ -65,7 +65,6 @@ FAMILIES = {
     'Double heads': 'double_heads/dh-faster-rcnn_r50_fpn_1x_coco',
     'Dynamic R-CNN': 'dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco',
     'DyHead': 'dyhead/atss_r50_fpn_dyhead_1x_coco',
-    'Fast R-CNN': 'fast_rcnn/fast-rcnn_r50_fpn_1x_coco',
     'Faster R-CNN': 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco',
     'FCOS': 'fcos/fcos_r50-caffe_fpn_gn-head_1x_coco',
     'FoveaBox': 'foveabox/fovea_r50_fpn_4xb4-1x_coco',
@@ -127,18 +126,20 @@ WITHOUT_ROW = {
         'carafe convnext dcn dcnv2 efficientnet empirical_attention fpg gcnet groie '
         'hrnet nas_fpn pafpn pvt regnet res2net resnest swin'
     ),
+    'proposals are read from a file, none are made of the image': 'fast_rcnn',
     'data sets: see the row of the detector': (
         'cityscapes deepfashion dsdl lvis objects365 openimages pascal_voc v3det '
         'wider_face'
     ),
 }
-# DETR's relatives choose 900 queries among the cells of their features.
-LARGE = {'DDQ DETR': 256, 'DINO': 256}
+# DETR's relatives choose 900 queries among the cells of their features; DDOD has a
+# kernel larger than the smallest level of a small image.
+LARGE = {'DDOD': 512, 'DDQ DETR': 256, 'DINO': 256}
 HEADER = """# What runs on which detector
 
 Made by `python tools/compatibility.py` ({versions}): each detector from mmdet's
 own config with random weights, one step of every attack on one image of {side} px
-(256 px for DINO and DDQ DETR, which choose 900 cells).
+(larger for DINO and DDQ DETR, which choose 900 cells, and for DDOD).
 
 - `yes`: the attack changed the image, and its objective is a number. Of DAG: it found
   the boxes and their scores, which are those of the head, and ran; an untrained head
@@ -206,9 +207,12 @@ def make_batch(side: int, with_masks: bool) -> dict:
     size = (side, side)
     meta = {'img_id': 0, 'img_shape': size, 'ori_shape': size, 'scale_factor': (1, 1)}
     meta['batch_input_shape'] = size
+    # Of CenterNet's pipeline: no border was added.
+    meta['border'] = (0, side, 0, side)
     boxes = torch.tensor([[0.1, 0.1, 0.6, 0.7], [0.4, 0.3, 0.9, 0.9]]) * side
     sample = DetDataSample(metainfo=meta)
     sample.gt_instances = InstanceData(bboxes=boxes, labels=torch.tensor([0, 1]))
+    sample.ignored_instances = InstanceData(bboxes=boxes[:0], labels=torch.zeros(0))
     if with_masks:
         masks = torch.zeros(2, side, side, dtype=torch.uint8)
         for mask, box in zip(masks, boxes.round().int().tolist()):

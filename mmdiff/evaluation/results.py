@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmdiff.attacks.probes.findings import Probes
 from mmdiff.utils.files import write_json
 
 from .entry import Entry, Flag
@@ -48,7 +49,10 @@ class RunSanity:
         attack: Name of the row that was compared with controls; ``None`` if none was.
         scores: Mean score per image of ``clean``, ``attacked`` and every control.
         objective: Mean final objective of that attack.
+        objective_start: Mean objective before the first step.
         square_objective: Mean final objective of black-box search.
+        probes: What questions about the model and its gradients showed; ``None`` before
+            they were asked.
     """
 
     images: int = 0
@@ -57,7 +61,9 @@ class RunSanity:
     attack: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     objective: float | None = None
+    objective_start: float | None = None
     square_objective: float | None = None
+    probes: Probes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """One flat dictionary, without what is not known."""
@@ -68,9 +74,12 @@ class RunSanity:
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> RunSanity:
         """Read what :meth:`to_json` gave."""
-        own = set(cls.__dataclass_fields__) - {'scores'}
-        scores = {k: number(v) for k, v in raw.items() if k not in own}
-        return cls(**{k: v for k, v in raw.items() if k in own}, scores=scores)
+        known = set(cls.__dataclass_fields__) - {'scores'}
+        scores = {k: number(v) for k, v in raw.items() if k not in known}
+        sanity = cls(**{k: v for k, v in raw.items() if k in known}, scores=scores)
+        if sanity.probes is not None:
+            sanity.probes = Probes.from_json(raw['probes'])
+        return sanity
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def test_controls_of_a_healthy_attack_raise_no_flag():
             'square',
             make_record([0.7] * 16, [2.2] * 16),
             'gradient_hidden',
-            'objective of 2, black-box search 2.2',
+            'from 2 to 2, black-box search to 2.2',
         ),
     ],
 )

@@ -79,6 +79,11 @@ class Question:
         checked = [self._check(x, grad) for x, grad in zip(pixels, grads)]
         return checked, losses.detach()
 
+    def with_graph(self, pixels: Sequence[Tensor], restart: int, step: int) -> Tensor:
+        """Objectives with the graph behind them, (N,), sampled as :meth:`losses`."""
+        self.stats.grad_evals += self.eot * len(pixels)
+        return self._losses(pixels, ('final',), restart, step)
+
     def losses(self, pixels: Sequence[Tensor], restart: int, step: int) -> Tensor:
         """Objectives without gradients, (N,), sampled as steps without resampling."""
         self.stats.queries += self.eot * len(pixels)

@@ -64,12 +64,22 @@ def unfiltered(model: nn.Module) -> Iterator[None]:
             if isinstance(cfg, dict) and 'nms' in cfg and 'rpn' not in name:
                 stack.enter_context(replaced(module, 'test_cfg', _loosened(cfg)))
             if getattr(module, 'mask_head', None) is not None:
-                stack.enter_context(replaced(module, 'mask_head', None))
+                # A detector of one stage predicts masks on the boxes unasked.
+                masks = _NoMasks() if getattr(module, 'bbox_head', None) else None
+                masks = None if 'roi_head' in name else masks
+                stack.enter_context(replaced(module, 'mask_head', masks))
         for users in [*sys.modules.values()]:
             # Dense heads detach what they pick of a batch, unless told otherwise.
             if vars(users).get('select_single_mlvl') is pick_image:
                 stack.enter_context(replaced(users, 'select_single_mlvl', _select))
         yield
+
+
+class _NoMasks:
+    """In the place of a mask head: boxes stay as they are."""
+
+    def predict(self, *args: Any, results_list: Any = None, **kwargs: Any) -> Any:
+        return results_list
 
 
 def _select(levels: Sequence[Tensor], image: int, detach: bool = False) -> list[Tensor]:

@@ -154,6 +154,10 @@ class CachedRuns:
             device_of(model).type,
         ]
 
+    def image_names(self, span: range) -> list[str]:
+        """Names of some images' annotations; empty if the dataset tells none."""
+        return self._digests[span.start : span.stop]
+
     def expect(self, runs: Sequence[Run]) -> None:
         """Register the runs to come, for the ETA in the log."""
         work = sum(run.num_images * run.weight for run in runs)

@@ -12,16 +12,19 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
+from mmdiff.attacks.probes import Probes
 from mmdiff.evaluation.checks import (
     check_clean,
     check_controls,
     check_entry,
     check_members,
+    check_probes,
     check_randomness,
+    check_rise,
     check_rows,
     count_differing,
 )
-from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
@@ -34,6 +37,7 @@ from .cached_runs import CachedRuns
 from .image_set import ImageSet, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery
+from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
 from .trial import try_attacks
@@ -212,6 +216,7 @@ class RobustTestLoop(TestLoop):
         self.runs.expect(plan.runs)
         self._run_clean()
         again = self.runs.run(plan.again)
+        self.probes = ask_once(self.runs, self.oracle, plan.steps)
         differing = count_differing(self.clean, again, self.scorer.differ)
         for step in plan.steps:
             step.entry.flags += check_randomness(
@@ -222,6 +227,7 @@ class RobustTestLoop(TestLoop):
                 self._add_worst_case(step.entry.budget)
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
+        sanity.probes = self.probes
         sanity.larger_canvas = self._count_on_larger_canvas()
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
@@ -258,7 +264,7 @@ class RobustTestLoop(TestLoop):
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
         self.outcomes.append(self.rows.fill(step, runs))
-        entry.flags += check_entry(entry, self.results.clean)
+        entry.flags += check_step(step, self.results.clean, self.probes)
         self._add(entry)
 
     def _within(self, budget: Budget) -> list[Outcome]:
@@ -315,6 +321,15 @@ class RobustTestLoop(TestLoop):
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
+
+
+def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
+    """Flags of the row of an attack, by what it did and what was probed."""
+    flags = check_entry(step.entry, clean)
+    if not (step.sees_gradients and step.attack.eps):
+        return flags
+    rise = [] if flags else check_rise(step.entry, probes)
+    return [*check_probes(probes, step.attack.objective), *flags, *rise]
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:

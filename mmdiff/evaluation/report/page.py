@@ -152,6 +152,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
             '1 would make both the same.'
         )
     yield from _notes_on_intervals(model)
+    if model.probed:
+        yield f'{model.name}: {model.probed}'
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
     for what in model.results.not_measured:

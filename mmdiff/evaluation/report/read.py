@@ -96,6 +96,12 @@ class ReportModel:
         return 0 if sanity is None else sanity.larger_canvas
 
     @property
+    def probed(self) -> str:
+        """Sentence about the gradients; empty if none was probed."""
+        probes = self.results.sanity and self.results.sanity.probes
+        return probes.summary() if probes else ''
+
+    @property
     def lead(self) -> dict[Budget, Entry]:
         """Entry to lead with at each budget: the worst case, else the worst attack."""
         lead: dict[Budget, Entry] = {}

@@ -34,6 +34,7 @@ PGD4 = dict(type='mmdiff.PGD', eps=4, steps=3)
 def _threads(monkeypatch):
     """VOCMetric forks four processes for four images."""
     monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', ThreadPool)
+    monkeypatch.setattr('mmdiff.engine.loops.probing.NUM_IMAGES', 1)
 
 
 @pytest.fixture(scope='session')
@@ -388,8 +389,8 @@ def test_a_state_file_of_another_run_is_refused(robust):
     run(robust([PGD4]))
     (folder,) = (Path(robust([]).work_dir) / 'robust_state').iterdir()
     (ours,), (theirs,) = (list(folder.glob(name)) for name in ('pgd*', 'again*'))
-    files = list(folder.rglob('*.*'))
-    assert files and {file.suffix for file in files} == {'.safetensors'}
+    files = [path for path in folder.rglob('*') if path.is_file()]
+    assert {file.suffix for file in files} == {'.safetensors', '.json'}
     ours, other = min(ours.iterdir()), min(theirs.iterdir())
     ours.write_bytes(other.read_bytes())
     message = f'{ours.name} is a file of another run .*{theirs.name}.*--fresh'
@@ -581,7 +582,6 @@ def test_a_model_that_hides_its_gradients_is_flagged(robust, through, codes):
     flags = [flag['code'] for flag in entry['flags']]
     assert set(codes) - {'objective_not_raised'} <= set(flags)
     assert report['unreliable'] and report['reasons'] == entry['reasons']
-    assert all(text.startswith('pgd_total at eps=4 ') for text in entry['reasons'])
     if through is blocked:
         assert flags == ['blocked'] and 'large' not in report['sanity']
         assert entry['metrics'] == clean['metrics']

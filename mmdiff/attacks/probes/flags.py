@@ -1,0 +1,146 @@
+"""Does a model compute under attack what it computes in a test?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdiff.utils.modules import replaced, seed_all, training_flags
+
+from ..oracle import ImageGroup, Oracle
+from .findings import ModelProbe
+from .tensors import flat, relative_gap
+
+# Relative difference of features that is rounding, of another algorithm of cuDNN say.
+ROUNDING = 1e-5
+
+
+def probe_model(oracle: Oracle, batch: dict) -> ModelProbe:
+    """Compare features under attack with those of a test, image by image.
+
+    Modules whose flags differ by purpose (heads, branches for training) are not
+    compared: features are what heads are given, by ``extract_feat``, and an oracle
+    leaves backbone, normalisation and dropout in evaluation mode.
+
+    Args:
+        oracle: Oracle of the model; one without ``extract_feat`` is not asked.
+        batch: A batch of a few images, as the dataloader gives it.
+    """
+    images = oracle.gather(batch)
+    probe = ModelProbe(len(images.frames))
+    if not hasattr(oracle.model, 'extract_feat'):
+        return probe
+    for i, sample in enumerate(batch['data_samples']):
+        raw = {'inputs': [batch['inputs'][i]], 'data_samples': [sample]}
+        _Comparison(oracle, images.take([i]), raw, probe).run()
+    return probe
+
+
+class _Comparison:
+    """Features of one image, asked in several ways.
+
+    Args:
+        oracle: Oracle of the model.
+        image: The image, as attacks know it.
+        raw: A batch of it, as the dataloader gives it.
+        probe: Takes the gaps.
+    """
+
+    def __init__(
+        self, oracle: Oracle, image: ImageGroup, raw: dict, probe: ModelProbe
+    ) -> None:
+        self.oracle, self.model = oracle, oracle.model
+        self.image, self.raw, self.probe = image, raw, probe
+
+    def run(self) -> None:
+        """Ask in all ways; widen the gaps."""
+        probe = self.probe
+        with self.oracle.attacked():
+            tested = self._tested(seed=0)
+            probe.fixed &= _gap(tested, self._tested(seed=1)) in (None, 0.0)
+            plain, inputs = self._asked(training=False, grad=False)
+            again, _ = self._asked(training=False, grad=False)
+            with_grad, seen = self._asked(training=False, grad=True)
+            attacked, _ = self._asked(self.oracle.training, grad=True)
+        probe.passes += 6
+        probe.repeat_gap = max(probe.repeat_gap, _gap(again, plain) or 0.0)
+        if probe.repeat_gap:  # all other gaps are of it
+            probe.fixed = False
+            return
+        probe.input_gap = max(probe.input_gap, relative_gap(seen, inputs))
+        probe.grad_gap = max(probe.grad_gap, _gap(with_grad, plain) or 0.0)
+        probe.flag_gap = _widest(probe.flag_gap, _gap(attacked, with_grad))
+        if probe.fixed:
+            probe.test_gap = _widest(probe.test_gap, _gap(attacked, tested))
+
+    def _tested(self, seed: int) -> list[Tensor] | None:
+        """First features that a test computes; ``None`` if it asks for none."""
+        samples = [sample.clone() for sample in self.raw['data_samples']]
+        batch = {'inputs': list(self.raw['inputs']), 'data_samples': samples}
+        with torch.no_grad(), _evaluating(self.model), _noted(self.model) as noted:
+            seed_all(seed)
+            self.model.test_step(batch)
+        return noted[0] if noted else None
+
+    def _asked(self, training: bool, grad: bool) -> tuple[list[Tensor], Tensor]:
+        """Features as an attack asks for them, and the inputs that they are of."""
+        pixels = [x.requires_grad_(grad) for x in self.image.pixels]
+        with torch.set_grad_enabled(grad), training_flags(self.model, training):
+            seed_all(0)
+            batch = self.oracle.preprocess(
+                pixels, self.image.samples, self.image.frames
+            )
+            features = detached(self.model.extract_feat(batch['inputs']))
+        self.oracle.reset()
+        return features, batch['inputs'].detach()
+
+
+@contextmanager
+def _noted(model: nn.Module) -> Iterator[list[list[Tensor]]]:
+    """Give a list that fills with what ``extract_feat`` gives."""
+    noted: list[list[Tensor]] = []
+    extract_feat: Callable = model.extract_feat
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        features = extract_feat(*args, **kwargs)
+        noted.append(detached(features))
+        return features
+
+    with replaced(model, 'extract_feat', noting):
+        yield noted
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Set the flags of a test, and no more: what drops by itself goes on to."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = False
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
+def detached(features: Any) -> list[Tensor]:
+    """Tensors of nested features, in order, without their graph."""
+    return [tensor.detach() for tensor in flat(features)]
+
+
+def _gap(first: list[Tensor] | None, second: list[Tensor] | None) -> float | None:
+    """Largest relative difference; ``None`` if the features are not of one kind."""
+    if not first or not second or len(first) != len(second):
+        return None
+    if any(a.shape != b.shape for a, b in zip(first, second)):
+        return None
+    gap = max(relative_gap(a, b) for a, b in zip(first, second))
+    return gap if gap > ROUNDING else 0.0
+
+
+def _widest(before: float | None, gap: float | None) -> float | None:
+    return gap if before is None else max(before, gap or 0.0)

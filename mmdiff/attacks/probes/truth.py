@@ -1,0 +1,155 @@
+"""Does the loss hear of every object, and where it is?"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from mmdet.structures.bbox import bbox_overlaps, get_box_tensor
+from torch import Tensor
+
+from mmdiff.utils.modules import seed_all
+from mmdiff.utils.seeding import mix_seed
+
+from ..errors import NotApplicable
+from ..oracle import Frame, ImageGroup, Oracle
+from ..oracle.frame import scale_of
+from ..result import AttackStats
+from .findings import ModelProbe
+
+# Objects of one image that are moved, at most: some photographs show dozens.
+OBJECTS = 8
+# By which share of its size an object is moved.
+SHIFT = 0.25
+# Scales at which boxes may have reached the loss by mistake, beside the image's own.
+SCALES = (0.5, 2.0)
+# Overlap of an object with itself, after rounding of sizes of images.
+SAME = 0.8
+
+
+def probe_truth(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
+    """Look whether the loss is told of all objects, and listens.
+
+    Handing the truth over and listening to it are two things: objects that were handed
+    over are compared with those of the metric, and each of them is moved (and given
+    another class): a loss that stays the same to the last bit ignores it.
+
+    Args:
+        oracle: Oracle of a detector; others have no objects and are not asked.
+        batch: A batch of a few images, as the dataloader gives it.
+        probe: Takes the findings.
+    """
+    if oracle.task != 'detection':
+        return
+    images = oracle.gather(batch)
+    with oracle.attacked():
+        for i, sample in enumerate(batch['data_samples']):
+            if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
+                continue
+            image = images.take([i])
+            _compare(sample, image, oracle.gt_scale, probe)
+            try:
+                _Moves(oracle, image, probe).run()
+            except NotApplicable:  # attacks say so themselves
+                return
+    true = probe.fit.pop('truth', 0.0)
+    ratios = {name: true / max(total, 1e-30) for name, total in probe.fit.items()}
+    probe.fit = {name: r for name, r in ratios.items() if math.isfinite(r)}
+
+
+def _compare(sample: Any, image: ImageGroup, gt_scale: str, probe: ModelProbe) -> None:
+    """Compare objects handed over with those of the metric, at the file's scale."""
+    known = get_box_tensor(sample.gt_instances.bboxes).float().cpu()
+    handed = image.samples[0].gt_instances.bboxes.float().cpu()
+    if gt_scale == 'original':
+        handed = _at_file_scale(handed, image.frames[0], sample.metainfo)
+    probe.objects += len(known)
+    probe.objects_handed += len(handed)
+    if len(known) and len(handed):
+        overlaps = bbox_overlaps(handed, known).amax(1)
+        probe.objects_misplaced += int((overlaps < SAME).sum())
+    else:
+        probe.objects_misplaced += len(handed)
+
+
+def _at_file_scale(boxes: Tensor, frame: Frame, meta: dict) -> Tensor:
+    """Undo by arithmetic of its own what brings boxes to the scale of the input."""
+    region = frame.region
+    boxes = boxes - boxes.new_tensor([region.left, region.top] * 2)
+    direction = meta['flip_direction'] if meta.get('flip') else ''
+    left, top, right, bottom = boxes.unbind(1)
+    if direction in ('horizontal', 'diagonal'):
+        left, right = region.width - right, region.width - left
+    if direction in ('vertical', 'diagonal'):
+        top, bottom = region.height - bottom, region.height - top
+    boxes = torch.stack([left, top, right, bottom], 1)
+    return boxes / boxes.new_tensor([*(scale_of(meta) or (1.0, 1.0))] * 2)
+
+
+class _Moves:
+    """Losses of one image against its truth, changed in one way at a time.
+
+    Args:
+        oracle: Oracle of a detector.
+        image: The image.
+        probe: Takes what was found.
+    """
+
+    def __init__(self, oracle: Oracle, image: ImageGroup, probe: ModelProbe) -> None:
+        self.oracle, self.image, self.probe = oracle, image, probe
+        self.stats = AttackStats()
+
+    def run(self) -> None:
+        """Move each object, then all of them to other scales."""
+        before = self._loss(lambda objects: None)
+        objects = self.image.samples[0].gt_instances
+        for k in range(min(OBJECTS, len(objects))):
+            moved = self._loss(partial(self._move, k=k))
+            self.probe.objects_ignored += int(torch.equal(moved, before))
+        if len(objects):
+            fit = self.probe.fit
+            fit['truth'] = fit.get('truth', 0.0) + before.item()
+            for name, factors in self._scales().items():
+                loss = self._loss(partial(_scale, factors=factors))
+                fit[name] = fit.get(name, 0.0) + loss.item()
+        self.probe.passes += self.stats.queries
+
+    def _scales(self) -> dict[str, tuple[float, float]]:
+        """Factors of width and height, by name."""
+        scales = {f'{scale:g}': (scale, scale) for scale in SCALES}
+        known = scale_of(self.image.samples[0].metainfo) or (1.0, 1.0)
+        if max(known) > 1.3 or min(known) < 0.77:
+            scales['input'] = known
+            scales['file'] = 1 / known[0], 1 / known[1]
+        return scales
+
+    def _loss(self, change: Callable[[Any], None]) -> Tensor:
+        sample = copy.deepcopy(self.image.samples[0])
+        change(sample.gt_instances)
+        group = replace(self.image, samples=[sample])
+        question = self.oracle.ask(
+            group, self.stats, lambda *choice: mix_seed(0, *choice), 'total'
+        )
+        seed_all(0)
+        loss = question.losses(group.pixels, 0, 0)
+        self.oracle.reset()
+        return loss
+
+    def _move(self, objects: Any, k: int) -> None:
+        """Move one object towards the middle of the image; give it another class."""
+        boxes, region = objects.bboxes, self.image.frames[0].region
+        size = boxes[k, 2:] - boxes[k, :2]
+        middle = boxes.new_tensor([region.width / 2, region.height / 2])
+        centre = (boxes[k, 2:] + boxes[k, :2]) / 2
+        way = torch.where(centre < middle, 1, -1) * SHIFT * size
+        boxes[k] = boxes[k] + torch.cat([way, way])
+        objects.labels[k] = (objects.labels[k] + 1) % self.oracle.num_classes
+
+
+def _scale(objects: Any, factors: tuple[float, float]) -> None:
+    objects.bboxes = objects.bboxes * objects.bboxes.new_tensor([*factors] * 2)

@@ -1,0 +1,109 @@
+"""Controls: what runs beside an attack say of it, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..entry import Entry, Flag
+from ..record import RunRecord
+from ..results import RunSanity
+from .codes import CODES, flag, slack, weaker_than_noise
+
+# A few queries without gradients reach a small part of what gradients do, if these are
+# worth anything.
+BLACK_BOX_SHARE = 0.3
+# More steps always help a little: a tenth of the clean score is much.
+MUCH = 0.1
+
+
+def check_controls(
+    entry: Entry,
+    clean: RunRecord,
+    attacked: RunRecord,
+    controls: Mapping[str, RunRecord],
+    score_name: str,
+) -> tuple[RunSanity, list[Flag]]:
+    """Compare an attack with its controls, image by image.
+
+    Args:
+        entry: Row of the attack.
+        clean: Record of the clean run.
+        attacked: Record of the attack.
+        controls: Records of the controls by name, on the first images of those:
+            ``random_noise``, ``longer``, ``large`` and ``square``, or some of them.
+        score_name: What a score per image is: ``'mean AP per image'``.
+
+    Returns:
+        Figures of the comparison, and flags.
+    """
+    images = min(len(run.score) for run in controls.values())
+    scores = {
+        'clean': float(clean.score[:images].mean()),
+        'attacked': float(attacked.score[:images].mean()),
+    }
+    scores.update({name: float(run.score.mean()) for name, run in controls.items()})
+    sanity = RunSanity(images=images, attack=entry.name, scores=scores)
+    flags = _check_scores(entry.name, scores, images, score_name)
+    if 'longer' in controls:
+        gain = attacked.score[:images] - controls['longer'].score
+        net = int((gain > 0.05).sum() - (gain < -0.05).sum())
+        if gain.mean() > MUCH * scores['clean'] and net > max(1, images / 8):
+            text = (
+                f'{entry.name} is not converged: more steps lower the {score_name} '
+                f'from {scores["attacked"]:.3f} to {scores["longer"]:.3f}'
+            )
+            flags.append(flag('not_converged', text))
+    if 'square' in controls:
+        start = controls['longer'].objective_start()
+        flags += _check_objectives(sanity, attacked, controls['square'], start)
+    order = list(CODES)
+    return sanity, sorted(flags, key=lambda f: order.index(f.code))
+
+
+def _check_scores(
+    name: str, scores: Mapping[str, float], images: int, score_name: str
+) -> list[Flag]:
+    """Compare mean scores with noise, and with a budget that hides everything."""
+    clean, score, tolerance = scores['clean'], scores['attacked'], slack(images)
+    flags = []
+    noise = scores['random_noise']
+    # Noise that hurts no more than chance says nothing, nor does one that leaves
+    # nothing, beside which no attack can stand out.
+    if noise < score - tolerance / 2 and noise < clean - tolerance:
+        flags.append(weaker_than_noise(name, score, noise, score_name))
+    if scores.get('large', 0.0) > max(MUCH * clean, 1 / images):
+        text = (
+            f'{name} leaves a {score_name} of {scores["large"]:.3f} (clean '
+            f'{clean:.3f}) at a budget that hides everything: its gradients lead '
+            'nowhere'
+        )
+        flags.append(flag('gradients_lead_nowhere', text))
+    return flags
+
+
+def _check_objectives(
+    sanity: RunSanity, attacked: RunRecord, square: RunRecord, start: float | None
+) -> list[Flag]:
+    """Compare final objectives with black-box search; add them to the figures.
+
+    Args:
+        sanity: Takes the means per image.
+        attacked: Record of the attack.
+        square: Record of black-box search.
+        start: Objective before the first step of an attack, summed over images.
+    """
+    losses = np.stack([attacked.loss[: sanity.images], square.loss])
+    both = np.isfinite(losses).all(0)  # an image left out has none
+    white, black = losses[:, both].sum(1) / max(both.sum(), 1)
+    sanity.objective, sanity.square_objective = float(white), float(black)
+    start = white if start is None else start / sanity.images
+    sanity.objective_start = float(start)
+    if black - start > max(BLACK_BOX_SHARE * (white - start), 0):
+        text = (
+            f'{sanity.attack} raises its objective from {start:.4g} to {white:.4g}, '
+            f'black-box search to {black:.4g}: its gradients are hidden'
+        )
+        return [flag('gradient_hidden', text)]
+    return []

@@ -1,0 +1,1 @@
+"""Healthy detectors and attacks, and broken ones, to try checks on."""

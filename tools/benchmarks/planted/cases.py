@@ -1,0 +1,193 @@
+"""What is tried: healthy cases, and cases with a defect that a check should name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from . import models
+
+PGD = {'type': 'mmdiff.PGD', 'eps': 8, 'steps': 10}
+APGD = {**PGD, 'type': 'mmdiff.APGD'}
+
+
+@dataclass
+class Case:
+    """A detector and an attack, one of them broken or neither.
+
+    Args:
+        name: Its name.
+        detector: Key of the small detectors.
+        expected: Codes of flags that name the defect; empty of a healthy case.
+        plant: Breaks (or changes without harm) the detector.
+        attack: Config of the attack.
+        gt_scale: Scale at which the truth is taken, if it is mistaken.
+    """
+
+    name: str
+    detector: str = 'fcos'
+    expected: tuple[str, ...] = ()
+    plant: Callable[[nn.Module], None] | None = None
+    attack: dict[str, Any] = field(default_factory=lambda: dict(PGD))
+    gt_scale: str | None = None
+
+    @property
+    def healthy(self) -> bool:
+        return not self.expected
+
+
+def healthy_cases() -> list[Case]:
+    """Attacks that work on models that are sound."""
+    cases = [Case(f'{kind}, PGD', kind) for kind in ('fcos', 'retinanet')]
+    cases += [
+        Case('faster-rcnn, PGD on moving proposals', 'faster-rcnn'),
+        Case('faster-rcnn, APGD', 'faster-rcnn', attack=APGD),
+        Case('fcos, APGD', attack={**APGD, 'steps': 20}),
+        Case('fcos, PGD on cls', attack={**PGD, 'objective': 'cls'}),
+        Case('fcos, PGD on vanishing', attack={**PGD, 'objective': 'vanishing'}),
+        Case('retinanet, small budget', 'retinanet', attack={**PGD, 'eps': 2}),
+        Case('fcos, L2', attack={**PGD, 'norm': 'l2', 'eps': 600}),
+        Case('fcos, whole pixel values', attack={**PGD, 'quantize': True}),
+        Case('fcos behind a mild blur', plant=models.blurred),
+        Case('fcos, scores close to 0 and 1', plant=models.scores_saturated),
+        Case('fcos, gradient rescaled', plant=models.gradient_rescaled),
+        Case(
+            'retinanet, fresh noise, averaged',
+            'retinanet',
+            plant=models.fresh_noise,
+            attack={**PGD, 'eot': 2},
+        ),
+    ]
+    return cases
+
+
+def broken_gradients() -> list[Case]:
+    """Gradients that are missing, wrong or hidden."""
+    wrong, hidden = ('gradient_wrong',), ('objective_jagged', 'gradient_wrong')
+    blind = ('blocked', 'zero_gradients', *hidden)
+    made = [
+        ('level 0 detached', models.level_detached, wrong),
+        ('level 2 detached', partial(models.level_detached, level=2), wrong),
+        ('levels 0 to 3 detached', models.all_levels_detached_but_last, wrong),
+        ('backbone.layer3 under no_grad', models.backbone_without_grad, wrong),
+        ('backbone under no_grad', models.whole_backbone_without_grad, blind),
+        ('sign flipped on all levels', models.sign_flipped, wrong),
+        ('sign flipped on level 1', partial(models.sign_flipped, levels=(1,)), wrong),
+        ('level 3 weighs 100 times', models.level_overweighted, wrong),
+        ('head detached in part', models.head_detached, wrong),
+        ('noise on gradients', models.gradient_noise, wrong),
+        ('gradient of a blurred image', models.gradient_of_blurred, wrong),
+        ('pixels rounded', models.pixels_rounded, blind),
+        ('pixels rounded in part', models.pixels_rounded_in_part, hidden),
+        ('features rounded', models.features_rounded, blind),
+        ('JPEG', models.jpeg, blind),
+        ('shattered', models.shattered, hidden),
+        ('flat loss', models.loss_flat, blind),
+        ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
+        ('rounded loss', models.loss_rounded, hidden),
+        ('infinite slopes', models.not_a_number, ('nonfinite_gradients',)),
+    ]
+    cases = [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
+    cases += [
+        Case(
+            'faster-rcnn, level 0 detached', 'faster-rcnn', wrong, models.level_detached
+        ),
+        Case(
+            'retinanet, level 1 detached',
+            'retinanet',
+            wrong,
+            partial(models.level_detached, level=1),
+            APGD,
+        ),
+    ]
+    return cases
+
+
+def other_functions() -> list[Case]:
+    """Models that answer attacks otherwise than tests."""
+    grad, attack = ('other_with_gradients',), ('other_under_attack',)
+    other = (*grad, *attack)
+    made = [
+        ('blurred with gradients on', models.blurred_with_gradients, other),
+        ('blurred with gradients off', models.blurred_without_gradients, other),
+        ('another loss with gradients on', models.other_loss_with_gradients, grad),
+        ('dropout under attack', models.dropout_under_attack, attack),
+        ('batch statistics under attack', models.batch_statistics_under_attack, attack),
+        (
+            'normalised otherwise with gradients on',
+            models.other_normalisation_under_attack,
+            other,
+        ),
+        (
+            'normalised otherwise in losses',
+            models.other_normalisation_in_losses,
+            attack,
+        ),
+        ('purified in tests only', models.purified_in_tests_only, attack),
+        ('noise without a seed', models.noise_of_its_own, ('noise_without_seed',)),
+        ('fresh noise, one pass', models.fresh_noise, ('randomised',)),
+    ]
+    return [Case(name, 'retinanet', codes, plant) for name, plant, codes in made]
+
+
+def other_truths() -> list[Case]:
+    """Losses that know other objects than the metric."""
+    ignored, misplaced = ('objects_ignored',), ('truth_at_other_scale',)
+    return [
+        Case('every other object', 'fcos', ignored, models.every_other_object),
+        Case('first half of objects', 'fcos', ignored, models.first_half_of_objects),
+        Case('largest object only', 'faster-rcnn', ignored, models.largest_object_only),
+        Case('boxes at half scale', 'fcos', misplaced, models.boxes_at_half_scale),
+        Case(
+            'boxes at twice the scale',
+            'retinanet',
+            misplaced,
+            models.boxes_at_twice_the_scale,
+        ),
+        Case('scale of the file', 'fcos', misplaced, gt_scale='input'),
+    ]
+
+
+def broken_attacks() -> list[Case]:
+    """Attacks that do not do what they say."""
+    weak = ('objective_not_raised', 'gradient_hidden', 'gradients_lead_nowhere')
+    weak = (*weak, 'weaker_than_noise', 'not_converged')
+    made = [
+        ('Descending', weak),
+        ('Guessing', weak),
+        ('Hasty', weak),
+        ('Shy', weak),
+        ('Unbounded', ('left_budget',)),
+        ('OffRange', ('left_pixel_range', 'left_budget')),
+        ('Forgetful', ('few_changed',)),
+        ('Shuffled', weak),
+    ]
+    cases = [
+        Case(
+            f'attack: {name}',
+            'retinanet',
+            codes,
+            None,
+            {**PGD, 'type': f'mmdiff.{name}'},
+        )
+        for name, codes in made
+    ]
+    cases += [
+        Case(f'attack: {name}', 'fcos', weak, None, {**PGD, **settings})
+        for name, settings in {
+            'steps of 0.05': {'step_size': 0.05},
+            'steps of 64': {'step_size': 64},
+            'two steps': {'steps': 2},
+        }.items()
+    ]
+    return cases
+
+
+def all_cases() -> list[Case]:
+    """Healthy cases first."""
+    broken = broken_gradients() + other_functions() + other_truths() + broken_attacks()
+    return healthy_cases() + broken
