@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmdiff.attacks import DAG, PGD, Attack, NotApplicable, Square, oracle_of
+from mmdiff.engine.ground_truth import truth_needed
 from mmdiff.utils.files import whole_file
 
 ATTACKS: dict[str, Attack] = {
@@ -183,6 +184,8 @@ def without_weights(config: object) -> None:
     if isinstance(config, dict):
         if 'Pretrained' in str(config.get('init_cfg')):
             config['init_cfg'] = None
+        if 'pretrained' in config:
+            config['pretrained'] = None
         for value in config.values():
             without_weights(value)
     elif isinstance(config, list | tuple):
@@ -224,9 +227,12 @@ def make_batch(side: int, with_masks: bool) -> dict:
 def try_attack(attack: Attack, model: torch.nn.Module, batch: dict) -> str:
     """``'yes'``, or why not in one sentence."""
     try:
-        result = attack.run(oracle_of(model), batch)
+        with truth_needed(batch['data_samples'][0]):
+            result = attack.run(oracle_of(model), batch)
     except NotApplicable as error:
         return str(error)
+    except ValueError as error:
+        return str(error) if 'ground truth' in str(error) else f'**{error}**'
     except Exception as error:  # the table is there to show these
         text = ' '.join(str(error).split())[:160]
         return f'**Not refused, but fails:** {type(error).__name__}: {text}'

@@ -103,7 +103,8 @@ def main() -> None:
     show(page, console)
     console.print(
         f'{time.perf_counter() - begin:.0f} s; report.html '
-        f'{"and grid.png are" if drawn else "is"} in {args.work_dir}, with a robustness.json in the folder of each model'
+        f'{"and grid.png are" if drawn else "is"} in {args.work_dir}, with a '
+        'robustness.json in the folder of each model'
     )
 
 

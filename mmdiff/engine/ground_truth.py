@@ -1,5 +1,6 @@
 """At which scale a dataset gives its ground truth, and whether it gives pixels."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -66,7 +67,14 @@ def truth_needed(sample: Any) -> Iterator[None]:
                     f'The losses of this model need {name}, and the test set has none; '
                     f'load them in the test pipeline: {transform}.'
                 ) from error
-        raise
+        missing = re.search("'InstanceData' object has no attribute '(.+)'", str(error))
+        if missing is None:
+            raise
+        raise ValueError(
+            f'The losses of this model need {missing[1]} in the ground truth, which '
+            'its preprocessor or pipeline makes in training only; this model cannot be '
+            'attacked by its losses.'
+        ) from error
 
 
 def _truth_names(sample: Any) -> set[str]:

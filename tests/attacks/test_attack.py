@@ -1,9 +1,12 @@
 """What every attack promises, on ResNet and diffusion detectors of three kinds."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
 from conftest import CONFIGS, ask, batch_of, run
 from torch import nn
 

@@ -113,7 +113,7 @@ def test_greedy_is_near_the_lowest_of_all_choices(name, seed):
 
 
 def test_greedy_takes_false_alarms_of_classes_that_an_image_does_not_show():
-    """At score 0 the image is lost already; over the set an alarm above a cat counts."""
+    """At score 0 the image is lost; over the set an alarm above a cat counts."""
     import torch
     from worlds import _instances
 

@@ -176,7 +176,8 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
         **kwargs: Any,
     ) -> Any:
         shown = target[0] if isinstance(target, tuple) else target
-        if shown.is_floating_point() or shown.ndim != 1:
+        fits = weight is None or weight.shape == shown.shape
+        if shown.is_floating_point() or shown.ndim != 1 or not fits:
             raise NotApplicable(
                 "objective='cwa' weights classification losses by label, which this "
                 "head's does not take; use 'total', 'cls' or 'reg'."

@@ -12,6 +12,7 @@ from mmdiff.utils.modules import seed_all
 
 from ..errors import GradientBlocked
 from ..iterative_attack import IterativeAttack
+from ..objectives import objective_name
 from ..oracle import Oracle, Question
 from ..result import AttackStats
 from .findings import ObjectiveProbe
@@ -43,7 +44,7 @@ def probe_objective(
         attack: Whose objective is asked, with its seeds.
     """
     images, stats = oracle.gather(batch), AttackStats()
-    probe = ObjectiveProbe(attack.objective, len(images.frames))
+    probe = ObjectiveProbe(objective_name(attack.objective), len(images.frames))
     by_image, parts = [], Parts(oracle.model)
     # Listening begins first: an oracle puts models back as it found them.
     with parts.listening(), oracle.attacked():
