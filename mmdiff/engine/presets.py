@@ -8,6 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdiff.attacks.objectives import REPORTED
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.configs import config_path
 
@@ -25,6 +26,10 @@ ATTACK_NAMES: dict[str, dict[str, Any]] = {
     'fabrication': {'type': 'APGD', 'objective': 'fabrication'},
     'mislabel': {'type': 'APGD', 'objective': 'mislabel'},
     'cwa': {'type': 'APGD', 'objective': 'cwa'},
+    **{
+        name: {'type': 'APGD', 'objective': name, 'proposals': 'moving'}
+        for name in REPORTED
+    },
     'transfer': {'type': 'MIM', 'source': ''},
 }
 

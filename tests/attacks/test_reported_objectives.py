@@ -95,6 +95,26 @@ def test_fixed_proposals_are_asked_for_once(make_detector, monkeypatch):
         assert len(calls) == expected
 
 
+def test_a_detector_that_reports_nothing_is_not_blocked(make_detector):
+    model = make_detector('fcos', 'resnet')
+    model.bbox_head.test_cfg.min_bbox_size = 10_000  # of no box
+    result = run(PGD(eps=8, steps=2, objective='detections'), model, batch_of())
+    assert result.stats.zero_grads == result.stats.grad_evals == 2
+
+
+def test_a_head_that_cannot_do_without_nms_is_one_sentence(make_detector):
+    model = make_detector('fcos', 'resnet')
+    post_process = model.bbox_head._bbox_post_process
+
+    def with_nms(results, cfg, **kwargs):
+        assert cfg.nms['iou_threshold'] > 0
+        return post_process(results, cfg, **kwargs)
+
+    model.bbox_head._bbox_post_process = with_nms
+    with pytest.raises(NotApplicable, match='FCOS cannot predict without its NMS'):
+        run(PGD(objective='detections'), model, batch_of())
+
+
 # One object of class 0, and candidates: on it, on it as class 1, elsewhere, on a
 # difficult one.
 BOXES = [[0, 0, 10, 10], [0, 0, 10, 10], [40, 40, 50, 50], [70, 70, 80, 80]]

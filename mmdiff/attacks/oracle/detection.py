@@ -174,6 +174,9 @@ class DetectionOracle(Oracle):
             self._refuse_if_detached(batch, candidates)
         truths = [Truth.of(sample) for sample in batch['data_samples']]
         values = [goal(*pair) for pair in zip(candidates, truths)]
+        for i, each in enumerate(candidates):
+            if not len(each.scores):  # flat there, which is no cut gradient
+                values[i] = values[i] + 0 * batch['inputs'][i].sum()
         self.reset()
         return torch.stack(values)
 
@@ -183,7 +186,9 @@ class DetectionOracle(Oracle):
         Raises:
             NotApplicable: If features have a gradient, and scores have none.
         """
-        if any(each.scores.requires_grad for each in candidates):
+        if any(
+            each.scores.requires_grad or not len(each.scores) for each in candidates
+        ):
             return
         features = self.model.extract_feat(batch['inputs'])
         if _has_gradient(features):

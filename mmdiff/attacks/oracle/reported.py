@@ -35,8 +35,16 @@ def candidates_of(model: nn.Module, batch: dict) -> list[Candidates]:
     Raises:
         NotApplicable: If the model reports no boxes with scores and classes.
     """
-    with unfiltered(model):
-        samples = model.predict(batch['inputs'], batch['data_samples'], rescale=False)
+    inputs, samples = batch['inputs'], batch['data_samples']
+    try:
+        with unfiltered(model):
+            samples = model.predict(inputs, samples, rescale=False)
+    except (AttributeError, KeyError, TypeError) as error:
+        model.predict(inputs, batch['data_samples'], rescale=False)  # its own error
+        raise NotApplicable(
+            f'{type(model).__name__} cannot predict without its NMS and thresholds, as '
+            "an objective on what it reports asks; use objective='total'."
+        ) from error
     return [_read(model, sample.pred_instances) for sample in samples]
 
 
