@@ -9,6 +9,7 @@ from pathlib import Path
 from mmengine.dist import barrier
 
 from mmdiff.attacks import IterativeAttack, NotApplicable, Oracle
+from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import (
     ModelProbe,
     Probes,
@@ -40,7 +41,7 @@ def ask_once(runs: CachedRuns, oracle: Oracle, steps: Sequence[Step]) -> Probes:
     attacks: dict[tuple, IterativeAttack] = {}
     for step in steps:
         if step.sees_gradients and step.attack.eps:
-            key = step.attack.objective, str(step.attack.budget)
+            key = objective_name(step.attack.objective), str(step.attack.budget)
             attacks.setdefault(key, step.attack)
     if not attacks:
         return Probes()

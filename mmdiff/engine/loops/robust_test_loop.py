@@ -12,6 +12,7 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
+from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import Probes
 from mmdiff.evaluation.checks import (
     check_clean,
@@ -233,8 +234,9 @@ class RobustTestLoop(TestLoop):
         self.results.sanity, self.results.complete = sanity, True
         self._write()  # before pictures: nothing that befalls them costs the report
         if self.runs.rank == 0 and self.oracle.task in TASKS:
+            shown = shown_images(self.images, self.num_gallery)
             self.results.gallery = draw_gallery(
-                self.out, self.name, self.runner, plan.steps, self._shown()
+                self.out, self.name, self.runner, plan.steps, shown
             )
             self._write()
 
@@ -313,14 +315,15 @@ class RobustTestLoop(TestLoop):
         step.entry.flags += flags
         return sanity
 
-    def _shown(self) -> list[tuple[int, Any]]:
-        """Numbers and ids of the images to show."""
-        shown = range(min(self.num_gallery, len(self.images)))
-        return [(i, self.images.sample(i).metainfo.get('img_id', i)) for i in shown]
-
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
+
+
+def shown_images(images: ImageSet, count: int) -> list[tuple[int, Any]]:
+    """Numbers and ids of the first images, to be shown."""
+    shown = range(min(count, len(images)))
+    return [(i, images.sample(i).metainfo.get('img_id', i)) for i in shown]
 
 
 def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
@@ -329,7 +332,7 @@ def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
     if not (step.sees_gradients and step.attack.eps):
         return flags
     rise = [] if flags else check_rise(step.entry, probes)
-    return [*check_probes(probes, step.attack.objective), *flags, *rise]
+    return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:
