@@ -1,11 +1,13 @@
 """What is taken from matched detections is what the evaluator gives."""
 
 import itertools
+from multiprocessing.dummy import Pool as ThreadPool
 
 import numpy as np
 import pytest
+import torch
 from mmdet.evaluation import CocoMetric, VOCMetric
-from worlds import detect, make_samples, make_scorer, record_of
+from worlds import detect, make_instances, make_samples, make_scorer, record_of
 
 from mmdiff.evaluation.entry import main_metric, main_metric_name
 from mmdiff.evaluation.greedy import lowest_map
@@ -22,9 +24,7 @@ METRICS = {
 
 @pytest.fixture(autouse=True)
 def _no_processes(monkeypatch):
-    from multiprocessing.dummy import Pool
-
-    monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', Pool)
+    monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', ThreadPool)
 
 
 def value(rule, matches):
@@ -113,15 +113,12 @@ def test_greedy_is_near_the_lowest_of_all_choices(name, seed):
 
 
 def test_greedy_takes_false_alarms_of_classes_that_an_image_does_not_show():
-    """At score 0 the image is lost; over the set an alarm above a cat counts."""
-    import torch
-    from worlds import _instances
-
+    """At score 0 nothing more is lost there; a false dog still counts over the set."""
     samples = make_samples(2, 0)
     box = [10.0, 10, 40, 40]
     for sample, label in zip(samples, (0, 1)):
-        sample.gt_instances = _instances([box], [label])
-        sample.ignored_instances = _instances([], [])
+        sample.gt_instances = make_instances([box], [label])
+        sample.ignored_instances = make_instances([], [])
 
     def found(labels, scores):
         boxes = torch.tensor([box] * len(labels)).reshape(-1, 4)

@@ -19,7 +19,7 @@ def _boxes(generator, count):
     return np.hstack([corners, corners + sizes]).astype(np.float32)
 
 
-def _instances(boxes, labels):
+def make_instances(boxes, labels):
     boxes = torch.tensor(np.array(boxes, np.float32).reshape(-1, 4))
     return InstanceData(bboxes=boxes, labels=torch.tensor(np.array(labels, int)))
 
@@ -43,8 +43,8 @@ def make_sample(generator, number):
             ],
         }
     )
-    sample.gt_instances = _instances(boxes, labels)
-    sample.ignored_instances = _instances(ignored, of)
+    sample.gt_instances = make_instances(boxes, labels)
+    sample.ignored_instances = make_instances(ignored, of)
     return sample
 
 

@@ -106,6 +106,9 @@ def test_a_classifier_is_tested_as_a_detector_is(runner, tmp_path):
         <= (rows['pgd_total_eps32']['image_score'])
     )
     assert report['sanity']['large'] < 1 and report['gallery'] == []
+    assert report['intervals']['problem'] == '' and 'broke' not in rows['clean']
+    low, high = rows['pgd_total_eps32']['interval']
+    assert low <= rows['pgd_total_eps32']['image_score'] <= high
     html = render(build_page(read_reports([path])))
     assert 'accuracy over the budget' in html
 

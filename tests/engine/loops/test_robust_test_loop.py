@@ -23,6 +23,7 @@ from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.loops import cached_runs
 from mmdiff.evaluation.entry import main_metric
 from mmdiff.evaluation.report import build_page, read_reports
+from mmdiff.evaluation.row_tables import RowTables
 from mmdiff.evaluation.tables import results_table
 from mmdiff.registry import ATTACKS
 
@@ -211,6 +212,19 @@ def test_a_healthy_run(robust, toy_root, weights, tmp_path):
     assert sanity['images'] == 4 and sanity['attack'] == 'pgd_total at eps=8'
     assert sanity['large'] < 0.1 and sanity['random_noise'] > 0.9
     assert sanity['objective'] > sanity['square_objective']
+    # Every row has its interval, and the worst case says what it is made of.
+    assert report['intervals']['problem'] == '' and len(report['image_ids']) == 4
+    for entry in report['results']:
+        low, high = entry['interval']
+        assert 0 <= low <= high <= 1 and len(entry['image_scores']) == 4
+        assert entry['broke']['objects'] == report['results'][0]['broke']['objects']
+    worst = entries['worst_case_eps8']
+    assert worst['chosen_by'] == 'metric' and set(worst['chosen']) <= set(keys)
+    assert main_metric(worst['metrics']) <= main_metric(
+        entries['pgd_total_eps8']['metrics']
+    )
+    tables = RowTables.load(tmp_path / 'work' / report['intervals']['tables'])
+    assert set(tables.rows) == set(keys)
     # The page takes it as it is.
     (model,) = read_reports([tmp_path / 'work' / 'robustness.json'])
     assert build_page([model]).models[0].gallery[0].png

@@ -1,0 +1,218 @@
+"""Intervals, and the differences of two models on the same images."""
+
+from multiprocessing.dummy import Pool as ThreadPool
+
+import numpy as np
+import pytest
+from builders import make_entry, make_results
+from mmdet.evaluation import VOCMetric
+from worlds import detect, make_samples, make_scorer, record_of, scored
+
+from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.image_tables import ApTable, MeanTable, value_of
+from mmdiff.evaluation.report import build_page, read_reports
+from mmdiff.evaluation.results import Intervals
+from mmdiff.evaluation.row_tables import RowTables
+from mmdiff.evaluation.set_metric import SetMetric
+from mmdiff.evaluation.tables import results_table
+from mmdiff.evaluation.uncertainty import Bootstrap, share_kept
+
+
+@pytest.fixture(autouse=True)
+def _no_processes(monkeypatch):
+    monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', ThreadPool)
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says():
+    generator, how, covered = np.random.default_rng(0), Bootstrap(resamples=300), 0
+    for _ in range(200):
+        table = MeanTable((generator.random(100) < 0.7).astype(float))
+        low, high = how.interval(how.values(table, 100))
+        covered += low <= 0.7 <= high
+    assert 0.9 <= covered / 200 <= 0.99
+
+
+def test_intervals_are_the_same_every_time_and_others_with_another_seed():
+    table = MeanTable(np.linspace(0, 1, 40))
+    one, same = (Bootstrap().values(table, 40) for _ in range(2))
+    assert np.array_equal(one, same) and len(one) == 1000
+    assert not np.array_equal(one, Bootstrap(seed=1).values(table, 40))
+
+
+def test_a_share_of_nothing_is_left_out():
+    share = share_kept(np.array([0.1, 0.0, 0.2]), np.array([0.2, 0.0, 0.4]))
+    assert share[[0, 2]].tolist() == [0.5, 0.5] and np.isnan(share[1])
+    assert Bootstrap().interval(share) == (0.5, 0.5)
+    assert Bootstrap().interval(np.array([np.nan])) is None
+
+
+@pytest.mark.parametrize('mode', ['area', '11points'])
+def test_a_draw_is_measured_as_the_evaluator_measures_the_images_drawn(mode):
+    samples = make_samples(12, 5)
+    record = detect(samples, 0)
+    metric = VOCMetric(metric='mAP', eval_mode=mode)
+    matcher = make_scorer(metric, samples).matcher('pascal_voc/mAP')
+    table = ApTable.of(matcher.rule, matcher.match(record.predictions))
+    weights = Bootstrap(resamples=4).weights(12)
+    assert (weights.sum(1) == 12).all() and weights.max() > 1
+    for draw, value in zip(weights, table.resampled(weights)):
+        taken = np.repeat(np.arange(12), draw.astype(int))
+        scorer = make_scorer(
+            VOCMetric(metric='mAP', eval_mode=mode), [samples[i] for i in taken]
+        )
+        metrics = scorer.measure(record_of([record.predictions[i] for i in taken]))
+        assert value == pytest.approx(metrics['pascal_voc/mAP'], abs=1e-6)
+
+
+def clean_row(scorer, record):
+    entry = Entry.clean()
+    entry.metrics = scorer.measure(record)
+    return entry
+
+
+def test_rows_get_intervals_of_value_and_share():
+    samples = make_samples(20, 1)
+    scorer = make_scorer(VOCMetric(metric='mAP', eval_mode='area'), samples)
+    clean, attacked = detect(samples, 0, 1.0), detect(samples, 1, 6.0)
+    row = clean_row(scorer, clean)
+    metric = SetMetric(scorer, row, clean)
+    assert metric.problem == '' and metric.chooses
+    entry = make_entry('pgd')
+    entry.metrics = scorer.measure(attacked)
+    for one, record in ((row, clean), (entry, attacked)):
+        metric.fill(one, record)
+        low, high = one.interval
+        assert low < high and value_of(metric.tables[one.key], 20) == pytest.approx(
+            one.value, abs=1e-6
+        )
+    assert row.kept_interval is None and entry.kept_interval[0] < 1
+    assert list(metric.tables) == ['clean', 'pgd_eps8']
+
+
+def test_where_the_evaluator_counts_otherwise_nothing_of_it_is_used():
+    samples = make_samples(6, 1)
+    scorer = make_scorer(VOCMetric(metric='mAP', eval_mode='area'), samples)
+    record = detect(samples, 0)
+    row = clean_row(scorer, record)
+    row.metrics['pascal_voc/mAP'] += 0.001
+    metric = SetMetric(scorer, row, record)
+    metric.fill(row, record)
+    assert not metric.chooses and row.interval is None and not metric.tables
+    assert 'by the evaluator and' in metric.problem
+    assert 'worst cases are chosen image by image' in metric.problem
+
+    class Own(VOCMetric):
+        pass
+
+    scorer = make_scorer(Own(metric='mAP', eval_mode='area'), samples)
+    metric = SetMetric(scorer, clean_row(scorer, record), record)
+    assert 'counted by the evaluator alone' in metric.problem and not metric.chooses
+
+
+def report(folder, name, shift, count=60, ids=None):
+    """Report of a classifier, with its tables; a larger shift is a worse one."""
+    generator = np.random.default_rng(0)
+    luck = generator.random(count)
+    rows = {
+        'clean': MeanTable((luck < 0.9 - shift).astype(float)),
+        'pgd_eps8': MeanTable((luck < 0.5 - shift).astype(float)),
+    }
+    entries = [make_entry('clean'), make_entry('pgd')]
+    for entry, table in zip(entries, rows.values()):
+        entry.metrics = {'accuracy/top1': 100 * table.values.mean()}
+        values = Bootstrap().values(table, count)
+        entry.interval, entry.num_images = Bootstrap().interval(values), count
+    entries[1].kept_interval = (0.4, 0.6)
+    ids = [f'{i}.png' for i in range(count)] if ids is None else ids
+    folder.mkdir()
+    results = make_results(name=name, entries=entries, image_ids=ids)
+    results.intervals = Intervals(1000, 0.95, 0, 'robustness.tables.npz')
+    results.write(folder / 'robustness.json')
+    RowTables(ids, 'accuracy/top1', rows).save(folder / 'robustness.tables.npz')
+    return folder / 'robustness.json'
+
+
+def test_two_models_on_the_same_images_are_compared_on_the_same_draws(tmp_path):
+    paths = report(tmp_path / 'a', 'a', 0.0), report(tmp_path / 'b', 'b', 0.2)
+    page = build_page(read_reports(paths))
+    (cells,) = page.differences.rows
+    assert page.differences.columns == [
+        'second less first',
+        'clean',
+        'Linf 8',
+        'kept, Linf 8',
+    ]
+    assert cells[0] == 'b less a'
+    models = [model.clean.value for model in page.models]
+    assert cells[1].startswith(f'{models[1] - models[0]:+.3f} [')
+    low, high = map(float, cells[1].split('[')[1].rstrip(']').split(', '))
+    # The same images are hard for both: the interval is narrower than of two sets.
+    alone = sum(np.ptp(model.clean.interval) ** 2 for model in page.models) ** 0.5
+    assert low <= models[1] - models[0] <= high < 0
+    assert high - low < 0.9 * alone
+    assert not any('image by image' in note for note in page.notes)
+
+
+def test_models_on_other_images_are_not_paired(tmp_path):
+    ids = [f'other-{i}.png' for i in range(60)]
+    paths = report(tmp_path / 'a', 'a', 0.0), report(tmp_path / 'b', 'b', 0.2, 60, ids)
+    page = build_page(read_reports(paths))
+    assert page.differences is None
+    (note,) = [note for note in page.notes if 'image by image' in note]
+    assert 'a and b are not compared' in note and 'different images (60 and 60)' in note
+
+
+@pytest.mark.parametrize('harm', ['missing', 'damaged', 'of another run'])
+def test_tables_that_are_not_there_are_said_to_be_so(tmp_path, harm):
+    paths = report(tmp_path / 'a', 'a', 0.0), report(tmp_path / 'b', 'b', 0.2)
+    file = tmp_path / 'b' / 'robustness.tables.npz'
+    if harm == 'missing':
+        file.unlink()
+    elif harm == 'damaged':
+        file.write_bytes(file.read_bytes()[:200])
+    else:
+        tables = RowTables.load(file)
+        RowTables(tables.image_ids[::-1], tables.metric, tables.rows).save(file)
+    page = build_page(read_reports(paths))
+    (note,) = [note for note in page.notes if 'image by image' in note]
+    assert page.differences is None
+    assert {'missing': 'There is no file'}.get(harm, harm) in note
+
+
+def test_tables_come_back_from_the_file_as_they_were(tmp_path):
+    samples = make_samples(15, 2)
+    matcher = make_scorer(VOCMetric(metric='mAP'), samples).matcher('pascal_voc/mAP')
+    rows = {}
+    for seed in range(3):
+        matches = matcher.match(detect(samples, seed).predictions)
+        rows[f'run {seed}'] = ApTable.of(matcher.rule, matches)
+    RowTables(list('abcdefghijklmno'), 'pascal_voc/mAP', rows).save(tmp_path / 'x.npz')
+    back = RowTables.load(tmp_path / 'x.npz')
+    assert back.metric == 'pascal_voc/mAP' and list(back.rows) == list(rows)
+    weights = Bootstrap(resamples=20).weights(15)
+    for key, table in rows.items():
+        expected = table.resampled(weights)
+        assert np.array_equal(back.rows[key].resampled(weights), expected, True)
+
+
+def test_tables_show_intervals_and_call_an_upper_bound_one():
+    results = make_results()
+    for entry in results.entries:
+        entry.interval, entry.kept_interval = (0.1, 0.9), (0.2, 1.1)
+    worst = next(e for e in results.entries if e.role == 'worst_case')
+    worst.upper_bound = True
+    table = results_table(results)
+    assert 'no intervals' not in table.title
+    by_label = {row[0]: row for row in table.rows}
+    assert by_label['clean'][3] == '0.800 [0.100, 0.900]'
+    cells = by_label['worst_case']
+    assert cells[3:5] == ['0.350 [0.100, 0.900] (upper bound)', '44 % [20, 110]']
+
+
+def test_scores_of_images_are_not_changed_by_matching():
+    samples = make_samples(5, 3)
+    scorer = make_scorer(VOCMetric(metric='mAP', eval_mode='area'), samples)
+    record = scored(scorer, detect(samples, 0))
+    before = record.score.copy()
+    SetMetric(scorer, clean_row(scorer, record), record).matches(record)
+    assert np.array_equal(before, scored(scorer, record).score)
