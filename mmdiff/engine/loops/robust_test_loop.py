@@ -151,8 +151,7 @@ class RobustTestLoop(TestLoop):
         metainfo = metainfo_of(dataset)
         if not self.evaluator.dataset_meta:  # torch's Subset hides it
             self.evaluator.dataset_meta = metainfo
-        classes = metainfo.get('classes', ())
-        self.oracle.classes = tuple(classes)
+        self.oracle.classes = classes = tuple(metainfo.get('classes', ()))
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
         self.scorer = kind(self.evaluator, truth)
         self.runs = CachedRuns(
