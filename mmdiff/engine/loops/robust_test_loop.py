@@ -251,8 +251,6 @@ class RobustTestLoop(TestLoop):
         entry.flags += check_clean(entry)
         self.results.image_ids = image_names(self.images)
         self._add(entry)
-        if self.rows.set_metric is not None and self.rows.set_metric.problem:
-            self.runner.logger.warning(self.rows.set_metric.problem)
 
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
@@ -275,9 +273,7 @@ class RobustTestLoop(TestLoop):
 
     def _add(self, entry: Entry) -> None:
         self.results.entries.append(entry)
-        if self.rows.set_metric is not None:
-            ids = self.results.image_ids
-            self.results.intervals = self.rows.set_metric.save(self.out, ids)
+        self.rows.save_tables(self.results, self.out)
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
 

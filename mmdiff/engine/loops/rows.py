@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from mmengine.dist import broadcast_object_list
+from mmengine.logging import print_log
 
 from mmdiff.attacks import Budget
 from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
 from mmdiff.evaluation.record import RunRecord
+from mmdiff.evaluation.results import Results
 from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.set_metric import SetMetric
 from mmdiff.evaluation.worst_case import (
@@ -91,6 +95,8 @@ class RowFiller:
             entry.broke = self.scorer.broke(record)
             if entry.role == 'clean' and entry.value >= 0:
                 self.set_metric = SetMetric(self.scorer, entry, record)
+                if self.set_metric.problem:
+                    print_log(self.set_metric.problem, 'current', logging.WARNING)
             if self.set_metric is not None:
                 self.set_metric.fill(entry, record)
         entry.cost = Cost(
@@ -99,6 +105,11 @@ class RowFiller:
             queries=record.stats.queries,
             peak_mem=record.peak_mem,
         )
+
+    def save_tables(self, results: Results, out: Path) -> None:
+        """Write what intervals are made of beside the report, which says how."""
+        if self.set_metric is not None:  # it is on the first rank
+            results.intervals = self.set_metric.save(out, results.image_ids)
 
     def fill(self, step: Step, runs: list[RunRecord]) -> Outcome:
         """Fill the row of an attack with what its restarts left."""

@@ -11,9 +11,10 @@ import torch
 from conftest import detector_config
 from mmcv.transforms import BaseTransform
 from mmdet.datasets import VOCDataset
+from mmdet.evaluation import VOCMetric
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import TRANSFORMS
+from mmengine.registry import METRICS, TRANSFORMS
 from mmengine.runner import Runner
 
 from mmdiff import DAG, PGD  # noqa: F401 (registered)
@@ -250,6 +251,23 @@ def test_coco_metric_counts_the_tested_images_only(robust, toy_root, tmp_path):
         runner = robust([PGD4], f'work{count}', evaluator=evaluator, data=data)
         found.append([entry['metrics'] for entry in run(runner)['results']])
     assert found[0] == found[1] and found[0][0]['coco/bbox_mAP'] > 0.5
+
+
+class OwnVOC(VOCMetric):
+    """Counts in a way that nobody else knows."""
+
+
+def test_a_metric_of_ones_own_has_no_intervals_and_everyone_says_so(robust, tmp_path):
+    METRICS.register_module(module=OwnVOC, force=True)
+    evaluator = dict(VOC, type='OwnVOC')
+    attacks = [PGD4, dict(PGD4, objective='cls')]
+    report = run(robust(attacks, evaluator=evaluator))
+    problem = 'pascal_voc/mAP is counted by the evaluator alone'
+    assert report['intervals']['problem'].startswith(problem)
+    assert any(problem in log.read_text() for log in tmp_path.rglob('*.log'))
+    assert not report['intervals']['tables']
+    assert all('interval' not in row for row in report['results'])
+    assert report['results'][-1]['chosen_by'] == 'score'
 
 
 class Half(RandomNoise):
