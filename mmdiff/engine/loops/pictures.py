@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.runner import Runner
 
 from ..gallery import try_to_draw
+from .image_set import ImageSet
 from .robust_plan import Step
 
 
@@ -49,3 +50,9 @@ def draw_gallery(
             }
             pictures.append(picture)
     return pictures
+
+
+def shown_images(images: ImageSet, count: int) -> list[tuple[int, Any]]:
+    """Numbers and ids of the first images, to be shown."""
+    shown = range(min(count, len(images)))
+    return [(i, images.sample(i).metainfo.get('img_id', i)) for i in shown]

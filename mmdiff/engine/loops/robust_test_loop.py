@@ -37,7 +37,7 @@ from ..hooks import AttackHook
 from .cached_runs import CachedRuns
 from .image_set import ImageSet, image_names, is_empty
 from .origin import describe_run, name_of
-from .pictures import draw_gallery
+from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
@@ -313,12 +313,6 @@ class RobustTestLoop(TestLoop):
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
-
-
-def shown_images(images: ImageSet, count: int) -> list[tuple[int, Any]]:
-    """Numbers and ids of the first images, to be shown."""
-    shown = range(min(count, len(images)))
-    return [(i, images.sample(i).metainfo.get('img_id', i)) for i in shown]
 
 
 def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
