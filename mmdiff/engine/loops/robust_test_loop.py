@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
