@@ -172,6 +172,9 @@ class Table:
             lines.append(f'| {family} | ' + ' | '.join(cells) + ' |')
         lines.append('')
         lines += [f'{i}. {text}' for i, text in enumerate(self.sentences, 1)]
+        missing = [family for family in FAMILIES if family not in self.rows]
+        if missing:
+            lines += ['', f'Not run for this table: {", ".join(missing)}.']
         lines += ['', "Folders of mmdet's configs without a row:", '']
         for reason, folders in WITHOUT_ROW.items():
             names = ', '.join(f'`{name}`' for name in folders.split())
@@ -234,13 +237,25 @@ def try_attack(attack: Attack, model: torch.nn.Module, batch: dict) -> str:
     except ValueError as error:
         return str(error) if 'ground truth' in str(error) else f'**{error}**'
     except Exception as error:  # the table is there to show these
-        text = ' '.join(str(error).split())[:160]
-        return f'**Not refused, but fails:** {type(error).__name__}: {text}'
+        text = ' '.join(f'{type(error).__name__}: {error}'.split())[:160]
+        if cannot_predict(model, batch):
+            return f'mmdet itself cannot predict with this detector: {text}.'
+        return f'**Not refused, but fails:** {text}'
     if not result.stats.changed and not isinstance(attack, DAG):
         return '**The attack left the image as it was.**'
     if any(loss != loss for loss in result.losses) and not isinstance(attack, DAG):
         return '**The objective is not a number.**'
     return 'yes'
+
+
+def cannot_predict(model: torch.nn.Module, batch: dict) -> bool:
+    """Whether the detector fails without any attack."""
+    with torch.no_grad():
+        try:
+            model.test_step(batch)
+        except Exception:
+            return True
+    return False
 
 
 def try_family(family: str, side: int, table: Table) -> None:
