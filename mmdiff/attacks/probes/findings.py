@@ -23,7 +23,7 @@ class ObjectiveProbe:
         steadiness: The same correlation of the smallest differences with larger ones:
             how smooth the objective is, whatever the gradient says.
         parts: The same as ``best_agreement`` of one random sum of each feature map, and
-            of the outputs of each head, by name.
+            of each output of every head, by name; without those that jump.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
         noise_rise: By how much the luckiest of a few full noises raises it, mean

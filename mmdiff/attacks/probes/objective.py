@@ -26,6 +26,8 @@ CELLS = (8, 40, 8, 40, 8, 40)
 # by predictions, say) spoils large differences most, rounding of float32 or of pixels
 # small ones.
 SIZES = (0.1, 0.5, 2.0)
+# A part whose own differences at several sizes agree less jumps.
+STEADY = 0.9
 # Name of the slopes of the objective itself, beside those of parts.
 WHOLE = 'objective'
 
@@ -161,14 +163,17 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
         # The same for all images, or of no number: it says nothing.
         if not torch.isfinite(slopes).all() or not slopes[1:].any():
             continue
+        steadiness = best_agreement(slopes[1:])
         if name != WHOLE:
-            probe.parts[name] = best_agreement(slopes)
+            # Outputs that change places (of queries that were chosen) tell nothing.
+            if steadiness >= STEADY:
+                probe.parts[name] = best_agreement(slopes)
             continue
         by_gradient, *measured = pool(slopes)
         for size, differences in zip(SIZES, measured):
             probe.agreement[f'{size:g}'] = cosine(by_gradient, differences)
         probe.best_agreement = best_agreement(slopes)
-        probe.steadiness = best_agreement(slopes[1:])
+        probe.steadiness = steadiness
 
 
 def pool(slopes: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ LOSS_AGREEMENT = 0.5
 # An objective whose own differences at two sizes agree less is jagged, whatever its
 # gradient says.
 STEADY = 0.9
+# Jumps that the best of several differences cannot avoid leave less than this.
+JAGGED_AGREEMENT = 0.9
 # Relative difference of what must be equal: above rounding, below what a defence does.
 SAME = 1e-3
 # Share of objects that may move without any change of the loss: tiny or hidden ones
@@ -153,7 +155,9 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
     steady = probe.steadiness >= STEADY
     if best is None or (not cut and best >= AGREEMENT):
         return []
-    if not steady:
+    if not steady and not cut and best >= JAGGED_AGREEMENT:
+        return []
+    if not steady and not cut:
         text = (
             f'{name} is jagged: small changes of the image and smaller ones disagree '
             f'(correlation {probe.steadiness:.2f}), and its gradient agrees with '
