@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import runpy
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -88,6 +90,61 @@ def test_the_work_dir_is_the_flags_then_the_configs_then_of_its_name(tmp_path):
     assert attacked_config(path, of_config).work_dir == 'from_config'
     assert attacked_config(path, SMALL, **{'work_dir': 'b'}).work_dir == 'b'
     assert attacked_config(path, SMALL).work_dir == './work_dirs/tiny'
+
+
+@pytest.mark.parametrize('tool', ['test_corruptions.py', 'pretrain_diffusion.py'])
+def test_other_tools_write_where_the_config_says_too(tool, tmp_path, monkeypatch):
+    path, configs = tmp_path / 'tiny.py', []
+
+    def stop(cfg):
+        configs.append(cfg)
+        raise ValueError('stopped')
+
+    monkeypatch.setattr('mmengine.runner.Runner.from_cfg', stop)
+    main = runpy.run_path(str(ROOT / 'tools' / tool))['main']
+    weights = ['none.pth'] if tool == 'test_corruptions.py' else []
+    for text, flags in (
+        (SMALL + "work_dir = 'from_config'\n", []),
+        (SMALL + "work_dir = 'from_config'\n", ['--work-dir', 'a']),
+        (SMALL, ['--cfg-options', 'work_dir=b']),
+        (SMALL, []),
+    ):
+        path.write_text(text)
+        monkeypatch.setattr(sys, 'argv', [tool, str(path), *weights, *flags])
+        with pytest.raises(SystemExit, match='stopped'):
+            main()
+    folders = [cfg.work_dir for cfg in configs]
+    assert folders == ['from_config', 'a', 'b', './work_dirs/tiny']
+
+
+def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
+    tmp_path, monkeypatch, capsys
+):
+    done = SimpleNamespace(
+        test_loop=SimpleNamespace(out='none.json', attacks=[None] * 3),
+        logger=logging.getLogger(),
+    )
+
+    def fail(*args):
+        raise RuntimeError('no font')
+
+    monkeypatch.setattr('mmdiff.engine.gallery.draw_grid', fail)
+    main = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['main']
+    answers = {
+        'make_toy_voc': lambda *args, **kwargs: None,
+        'train_and_test': lambda cfg: done,
+        'read_reports': lambda files: [],
+        'build_page': lambda models: None,
+        'render': lambda page: 'page',
+        'show': lambda page, console: console.print('the table'),
+    }
+    for name, answer in answers.items():
+        monkeypatch.setitem(main.__globals__, name, answer)
+    monkeypatch.setattr(sys, 'argv', ['quickstart.py', '--work-dir', str(tmp_path)])
+    main()
+    shown = capsys.readouterr().out
+    assert 'the table' in shown and 'report.html is in' in shown
+    assert 'grid.png' not in shown and (tmp_path / 'report.html').is_file()
 
 
 def test_settings_of_test_cfg_stay_under_attack(tmp_path):

@@ -200,10 +200,17 @@ def build_detector(name: str) -> torch.nn.Module:
     """An mmdet detector with random weights, in eval mode."""
     cfg: Config = get_config(f'mmdet::{name}.py')
     without_weights(cfg.model)
+    if 'teacher_config' in cfg.model:  # a path from the root of mmdet's sources
+        name = cfg.model.teacher_config.removeprefix('configs/')
+        cfg.model.teacher_config = get_config(f'mmdet::{name}')
+        without_weights(cfg.model.teacher_config.model)
+    if 'teacher_ckpt' in cfg.model:
+        cfg.model.teacher_ckpt = None
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
-    return model.eval()
+    model.eval()  # a detector with a teacher does not return itself
+    return model
 
 
 def make_batch(side: int, with_masks: bool) -> dict:

@@ -53,14 +53,21 @@ class Attack(ABC):
     quantize: bool = False
     seed: int = 0
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        if '__init__' in vars(cls):
-            raise TypeError(
-                f'{cls.__name__} has an __init__ of its own, and the settings of an '
-                'attack are its fields: declare them as fields of a dataclass, and '
-                'check them in __post_init__.'
-            )
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if '__dataclass_fields__' in vars(cls):  # made anew by dataclass(slots=True)
+            return
+        # The decorator has not run yet: these are written by hand.
+        for kind in cls.__mro__[:-1]:  # the last is object
+            if '__init__' in vars(kind) and (
+                kind is cls or not issubclass(kind, Attack)
+            ):
+                whose = 'its own' if kind is cls else f'{kind.__name__}, no attack'
+                raise TypeError(
+                    f'{cls.__name__} has an __init__ of {whose}, and the settings of '
+                    'an attack are its fields: declare them as fields of a dataclass, '
+                    'and check them in __post_init__.'
+                )
 
     def __post_init__(self) -> None:
         names = {field.name for field in fields(self)}

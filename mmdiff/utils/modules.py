@@ -58,8 +58,9 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 def _stays_still(name: str, module: nn.Module) -> bool:
     """Whether a module must not be in train mode while losses are taken."""
     kind = type(module).__name__
-    # Heads branch on the flag; of backbones only TridentNet's, for its branches.
-    if name.split('.')[0] in ('backbone', 'neck') and not kind.startswith('Trident'):
+    # Heads branch on the flag; backbones do not but for TridentNet's: it would train
+    # three branches, and predicts by one.
+    if name.split('.')[0] in ('backbone', 'neck') or kind.startswith('Trident'):
         return True
     return isinstance(module, (_NormBase, *DROPPING)) or any(
         word in kind for word in STOCHASTIC

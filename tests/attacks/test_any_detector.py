@@ -402,3 +402,12 @@ def test_losses_that_draw_from_numpy_and_python_repeat(make_detector):
     np.random.seed(4)
     random.seed(4)
     assert run(PGD(eps=4, steps=2), model, batch_of()).losses == first.losses
+
+
+def test_tridentnet_is_attacked_by_the_branch_that_predicts():
+    """In training it learns by three branches, with three times the samples."""
+    name = 'tridentnet/tridentnet_r50-caffe_1x_coco'
+    model = build(name, **{'test_cfg.rpn.nms_pre': 50})
+    result = run(PGD(eps=4, steps=1), model, batch_of([(3, 64, 64)], (2,)))
+    assert result.stats.changed == 1 and result.losses[0] > 0
+    assert not model.training

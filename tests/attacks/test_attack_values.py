@@ -70,3 +70,25 @@ def test_fields_of_a_class_that_is_no_dataclass_are_refused():
         decay: float = 0.5
 
     assert Careful(decay=1).threat_model()['decay'] == 1
+
+
+def test_an_initialiser_of_a_base_that_is_no_attack_is_refused():
+    class Mixin:
+        def __init__(self, eps):
+            self.eps = eps
+
+    with pytest.raises(TypeError, match='Mixed has an __init__ of Mixin, no attack'):
+
+        @dataclass(eq=False)
+        class Mixed(Mixin, PGD):
+            pass
+
+
+def test_a_dataclass_with_slots_is_an_attack():
+    """``dataclass`` makes such a class anew, with the initialiser it has written."""
+
+    @dataclass(eq=False, kw_only=True, slots=True)
+    class Slots(PGD):
+        decay: float = 0.5
+
+    assert 'decay' in {field.name for field in fields(Slots)}
