@@ -15,7 +15,7 @@ from mmdiff.evaluation.schema_2 import code_of
 COMMITTED = sorted(
     path
     for path in (Path(__file__).parents[2] / 'docs' / 'results').rglob('*.json')
-    if 'schema' in json.loads(path.read_text())
+    if json.loads(path.read_text()).get('schema') == 2
 )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmengine.dist import barrier
+from mmengine.logging import MMLogger
 
 from mmdiff.attacks import IterativeAttack, NotApplicable, Oracle
 from mmdiff.attacks.objectives import objective_name
@@ -83,11 +84,19 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
     probes = Probes(model)
     for attack in attacks:
         try:
-            probe = probes.of(attack.objective)
+            probe = probes.of(objective_name(attack.objective))
             if probe is None:
                 probe = probe_objective(oracle, batch, attack)
                 probes.objectives.append(probe)
             probe_noise(oracle, batch, attack, probe)
         except NotApplicable:  # attacks say so themselves
             continue
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            # A model may be built in ways that a probe does not know: that costs the
+            # checks of its gradients, not the run.
+            MMLogger.get_current_instance().warning(
+                f'The gradient of {objective_name(attack.objective)} was not probed '
+                f'({type(error).__name__}: {error}): the checks by probes are missing '
+                'for this objective.'
+            )
     return probes
