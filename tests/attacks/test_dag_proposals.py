@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import batch_of, preprocessed, run
+from mmdet.models.dense_heads import CascadeRPNHead
 from mmengine.config import ConfigDict
 from test_any_detector import NAMES, build
 from torch import nn
@@ -248,3 +249,24 @@ def test_an_error_in_the_models_own_prediction_is_seen_as_that(make_detector):
     model.bbox_head.predict_by_feat = broken
     with pytest.raises(RuntimeError, match='an operator that is not there'):
         DAG(steps=1)(model, batch_of())
+
+
+def test_an_rpn_of_several_stages_is_refused_and_a_missing_kernel_is_not(
+    make_detector,
+):
+    assert CascadeRPNHead.forward is nn.Module.forward  # which is how it is known
+    model, batch = make_detector('faster-rcnn', 'resnet'), batch_of()
+    attack = DAG(eps=8, steps=1)
+
+    def no_kernel(inputs):
+        raise NotImplementedError('Could not run this operation on this device')
+
+    extract_feat, model.extract_feat = model.extract_feat, no_kernel
+    with pytest.raises(NotImplementedError, match='Could not run this operation'):
+        attack(model, batch)
+    model.extract_feat = extract_feat
+    model.rpn_head.__class__ = type(
+        'Staged', (type(model.rpn_head),), {'forward': nn.Module.forward}
+    )
+    with pytest.raises(NotApplicable, match='no single RoI head'):
+        attack(model, batch)

@@ -82,17 +82,16 @@ class DetectionObjective(ABC):
 
     Example:
         >>> from dataclasses import dataclass
-        >>> import torch
         >>> from mmdiff import OBJECTIVES
         >>> @OBJECTIVES.register_module()
         ... @dataclass
-        ... class LowerAllScores(DetectionObjective):
+        ... class LowerMeanScore(DetectionObjective):
         ...     weight: float = 1.0
         ...
         ...     def __call__(self, candidates, truth):
-        ...         return -self.weight * candidates.scores.sum()
+        ...         return -self.weight * candidates.scores.mean()
         >>> from mmdiff.attacks import APGD
-        >>> APGD(eps=2, objective=dict(type='LowerAllScores', weight=2)).name
+        >>> APGD(eps=2, objective=dict(type='LowerMeanScore', weight=2)).name
         'apgd'
     """
 

@@ -174,9 +174,9 @@ class DetectionOracle(Oracle):
             self._refuse_if_detached(batch, candidates)
         truths = [Truth.of(sample) for sample in batch['data_samples']]
         values = [goal(*pair) for pair in zip(candidates, truths)]
-        for i, each in enumerate(candidates):
-            if not len(each.scores):  # flat there, which is no cut gradient
-                values[i] = values[i] + 0 * batch['inputs'][i].sum()
+        if not any(len(each.scores) for each in candidates):
+            # Nothing is reported: the objective is flat, which is no cut gradient.
+            values[0] = values[0] + 0 * batch['inputs'].sum()
         self.reset()
         return torch.stack(values)
 
@@ -186,9 +186,8 @@ class DetectionOracle(Oracle):
         Raises:
             NotApplicable: If features have a gradient, and scores have none.
         """
-        if any(
-            each.scores.requires_grad or not len(each.scores) for each in candidates
-        ):
+        shown = [each.scores for each in candidates if len(each.scores)]
+        if not shown or any(scores.requires_grad for scores in shown):
             return
         features = self.model.extract_feat(batch['inputs'])
         if _has_gradient(features):
