@@ -16,6 +16,7 @@ from rich.markup import escape
 from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
+from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.tables import broke_table, results_table
 from mmdiff.registry import LOOPS
 from mmdiff.utils.configs import work_dir_of
@@ -47,6 +48,13 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         help='further settings of the attacks: restarts=3 objective=cls',
     )
     parser.add_argument('--indices', type=int, help='attack the first N images only')
+    parser.add_argument(
+        '--evaluations',
+        type=int,
+        metavar='N',
+        help='of a model that draws (fresh noise, dropout): test what each attack left '
+        'N times, with other seeds; rows are the mean, with lowest and highest',
+    )
     parser.add_argument(
         '--skip-fooled',
         action='store_true',
@@ -140,6 +148,8 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
+    if ours.evaluations is not None:
+        cfg.test_cfg.evaluations = ours.evaluations
     if ours.indices is not None:
         cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none
     return cfg
@@ -157,6 +167,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
         broke = broke_table(loop.results)
         if broke is not None:
             console.print(broke.to_rich())
+        for sentence in describe_evaluations(loop.results):
+            console.print(escape(sentence))
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
         for what in loop.results.not_measured:
@@ -183,7 +195,7 @@ def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:
     """Exit if there are flags of an attack and no attack."""
     names = ['eps', 'steps', 'attack_options']
     if not robust:
-        names += ['indices', 'skip_fooled', 'resume', 'fresh']
+        names += ['indices', 'evaluations', 'skip_fooled', 'resume', 'fresh']
     given = [name for name in names if getattr(ours, name) not in (None, False, {})]
     if given:
         flag = given[0].replace('_', '-')

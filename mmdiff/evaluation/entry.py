@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from mmdiff.attacks import Budget
 
 from .account import Broke, Cost, Flag, Sanity
+from .evaluations import Evaluations
 from .reading import ends, known, numbers
 
 Role = Literal['clean', 'attack', 'control', 'worst_case']
@@ -71,6 +72,8 @@ class Entry:
         broke: What became of the objects; ``None`` where nobody looked.
         upper_bound: Whether the row counts images that were not attacked by all that
             it names: more attacks could leave less.
+        evaluations: The single evaluations of a model that draws, of which all that the
+            row measures is the mean; ``None`` if there was one.
 
     Example:
         >>> entry = Entry('pgd', 'pgd_total', 'attack', Budget(4), {'steps': 10})
@@ -100,6 +103,7 @@ class Entry:
     chosen_by: str = ''
     broke: Broke | None = None
     upper_bound: bool = False
+    evaluations: Evaluations | None = None
 
     @classmethod
     def clean(cls) -> Entry:
@@ -205,7 +209,9 @@ class Entry:
         if self.sanity is not None:
             raw['sanity'] = asdict(self.sanity)
         if self.chosen:
-            raw.update(chosen=self.chosen, chosen_by=self.chosen_by)
+            raw['chosen'] = self.chosen
+        if self.chosen_by:
+            raw['chosen_by'] = self.chosen_by
         raw['flags'] = [asdict(flag) for flag in self.flags]
         raw['reasons'] = self.reasons
         return raw
@@ -213,6 +219,8 @@ class Entry:
     def _measured(self) -> dict[str, Any]:
         """What was measured over the images, and of each of them."""
         raw: dict[str, Any] = {'num_images': self.num_images, 'metrics': self.metrics}
+        if self.evaluations is not None:
+            raw['evaluations'] = self.evaluations.to_json()
         if self.metrics_worst_restart is not None:
             raw['metrics_worst_restart'] = self.metrics_worst_restart
         if self.interval is not None:
@@ -239,6 +247,7 @@ class Entry:
         worst = raw.get('metrics_worst_restart')
         sanity = raw.get('sanity')
         score, broke = raw.get('image_score'), raw.get('broke')
+        several = raw.get('evaluations')
         return cls(
             attack=str(raw['attack']),
             label=str(raw['label']),
@@ -262,6 +271,7 @@ class Entry:
             chosen_by=str(raw.get('chosen_by', '')),
             broke=None if broke is None else Broke.from_json(broke),
             upper_bound=bool(raw.get('upper_bound')),
+            evaluations=None if several is None else Evaluations.from_json(several),
         )
 
 

@@ -13,6 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .evaluations import mean
+
+SHARED = ('objects', 'points')  # arrays that are the same in every row
 TRUE, FALSE = 1, -1  # outcomes of a detection; 0: it counts as neither
 
 
@@ -252,12 +255,53 @@ def highest_to_come(precision: np.ndarray) -> np.ndarray:
     return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
 
 
+@dataclass
+class EvaluationsTable:
+    """The mean of a metric over evaluations of the same images, by a model that draws.
+
+    Args:
+        tables: Table of each evaluation, all of one kind and one ground truth.
+
+    Example:
+        >>> single = [MeanTable(np.array([1.0, 0.0])), MeanTable(np.array([1.0, 1.0]))]
+        >>> value_of(EvaluationsTable(single), 2)
+        0.75
+    """
+
+    tables: Sequence[ImageTable]
+
+    def resampled(self, weights: np.ndarray) -> np.ndarray:
+        return mean([table.resampled(weights) for table in self.tables])
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        arrays = {}
+        for number, table in enumerate(self.tables):
+            for name, array in table.arrays().items():
+                arrays[name if name in SHARED else f'{number}.{name}'] = array
+        return arrays
+
+
+def objects_of(table: ImageTable) -> np.ndarray | None:
+    """Objects that count, by image and class; ``None`` of a metric without objects."""
+    if isinstance(table, EvaluationsTable):
+        return objects_of(table.tables[0])
+    return table.objects if isinstance(table, ApTable) else None
+
+
 def table_of(arrays: dict[str, np.ndarray]) -> ImageTable:
     """Make the table that :meth:`ImageTable.arrays` is of.
 
     Raises:
         KeyError: If an array is missing.
     """
+    parts: dict[int, dict[str, np.ndarray]] = {}
+    shared = {name: array for name, array in arrays.items() if '.' not in name}
+    for name, array in arrays.items():
+        number, _, rest = name.partition('.')
+        if rest:
+            parts.setdefault(int(number), dict(shared))[rest] = array
+    if parts:
+        return EvaluationsTable([table_of(parts[number]) for number in sorted(parts)])
     if 'values' in arrays:
         return MeanTable(arrays['values'])
     return ApTable(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ import numpy as np
 
 from mmdiff.attacks import AttackStats
 from mmdiff.utils.files import whole_file
+
+from .evaluations import mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,6 +39,8 @@ class RunRecord:
         peak_mem: Most memory held, in bytes; on a CPU by the process until then.
         blocked: Images whose gradient could not be had: their predictions are the clean
             ones.
+        others: Further evaluations of the same images, attacked or not, by a model that
+            draws; each in a file of its own.
 
     Example:
         >>> import torch
@@ -53,6 +57,17 @@ class RunRecord:
     seconds: float = 0.0
     peak_mem: int = 0
     blocked: int = 0
+    others: list[RunRecord] = field(default_factory=list)
+
+    @property
+    def evaluations(self) -> list[RunRecord]:
+        """All evaluations of the images; the first one is this record itself."""
+        return [self, *self.others]
+
+    @property
+    def mean_score(self) -> np.ndarray:
+        """What each image is worth, (N,), mean over the evaluations."""
+        return mean([one.score for one in self.evaluations])
 
     def save(self, path: Path, run: str) -> None:
         """Write a file that says which run it is of."""
@@ -133,6 +148,8 @@ class RunRecord:
             sum(part.seconds for part in parts),
             max(part.peak_mem for part in parts),
             sum(part.blocked for part in parts),
+            # Records of one run, or plan, have as many evaluations.
+            [cls.join(o) for o in zip(*(part.others for part in parts), strict=True)],
         )
 
     @classmethod
@@ -149,6 +166,8 @@ class RunRecord:
         chosen.predictions = [runs[k].predictions[i] for i, k in enumerate(pick)]
         chosen.loss = np.array([runs[k].loss[i] for i, k in enumerate(pick)])
         chosen.score = np.array([runs[k].score[i] for i, k in enumerate(pick)])
+        others = zip(*(run.others for run in runs), strict=True)
+        chosen.others = [cls.choose(other, pick) for other in others]
         return chosen
 
     def objective_start(self) -> float | None:

@@ -11,9 +11,8 @@ import numpy as np
 
 from mmdiff.utils.files import whole_file
 
-from .image_tables import ApTable, ImageTable, table_of
+from .image_tables import SHARED, ImageTable, objects_of, table_of
 
-SHARED = ('objects', 'points')  # the same in every row
 SMALL = {'images': np.int32, 'labels': np.int16, 'outcomes': np.int8}
 
 
@@ -40,7 +39,8 @@ class RowTables:
         }
         for number, table in enumerate(self.rows.values()):
             for name, array in table.arrays().items():
-                small = array.astype(SMALL.get(name, array.dtype))
+                kind = name.rpartition('.')[2]  # with several evaluations: '0.images'
+                small = array.astype(SMALL.get(kind, array.dtype))
                 arrays[name if name in SHARED else f'{number}.{name}'] = small
         with whole_file(path) as partial:
             np.savez_compressed(partial, **arrays)  # type: ignore[arg-type]
@@ -78,7 +78,8 @@ class RowTables:
                 if name.startswith(start):
                     own[name.removeprefix(start)] = array
             table = table_of(own)
-            if isinstance(table, ApTable) and len(table.objects) != len(ids):
-                raise ValueError(f'{len(table.objects)} images for {len(ids)} ids')
+            objects = objects_of(table)
+            if objects is not None and len(objects) != len(ids):
+                raise ValueError(f'{len(objects)} images for {len(ids)} ids')
             rows[str(key)] = table
         return cls(ids, str(arrays['metric']), rows)

@@ -9,9 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from .cross_fitting import side_by_side
 from .entry import Entry
 from .greedy import lowest_map
-from .image_tables import ApTable, ImageTable, Matches, value_of
+from .image_tables import (
+    ApTable,
+    EvaluationsTable,
+    ImageTable,
+    Matches,
+    value_of,
+)
 from .record import RunRecord
 from .results import Intervals
 from .row_tables import RowTables
@@ -66,6 +73,14 @@ class SetMetric:
         return ''
 
     def _table(self, record: RunRecord) -> ImageTable | None:
+        """Table of a record, of the mean over its evaluations if there are several."""
+        if not record.others:
+            return self._single_table(record)
+        tables = [self._single_table(one) for one in record.evaluations]
+        known = [table for table in tables if table is not None]
+        return EvaluationsTable(known) if len(known) == len(tables) else None
+
+    def _single_table(self, record: RunRecord) -> ImageTable | None:
         if self.matcher is None:
             return self._scorer.mean_table(self.metric, record)
         return ApTable.of(self.matcher.rule, self.matches(record))
@@ -108,6 +123,21 @@ class SetMetric:
         """
         matches = [self.matches(run) for run in runs]
         return lowest_map(self.matcher.rule, matches, starts)
+
+    def lowest_mean(
+        self, runs: Sequence[Sequence[RunRecord]], starts: Sequence[np.ndarray]
+    ) -> np.ndarray:
+        """Choose a run for each image so that the mean over evaluations is low.
+
+        Args:
+            runs: Some evaluations of each run.
+            starts: Choices to begin at the best of.
+
+        Returns:
+            Numbers of runs, (N,).
+        """
+        matches = [[self.matches(one) for one in run] for run in runs]
+        return lowest_map(*side_by_side(self.matcher.rule, matches), starts)
 
     def save(self, out: Path, image_ids: Sequence[Any]) -> Intervals:
         """Write the tables of all rows beside a report.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .entry import Entry, main_metric
+from .evaluations import range_of
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -139,7 +140,7 @@ def score(entry: Entry) -> str:
     text = f'{entry.value:.3f}'
     if entry.cumulative:
         text += '*'
-    return text + spread(entry.interval) + _mark(entry)
+    return text + spread(entry.interval) + range_of(entry) + _mark(entry)
 
 
 def spread(interval: Interval | None) -> str:
@@ -223,7 +224,7 @@ def comparison_table(page: Page) -> Table:
             if entry is None:
                 cells.append('-')
             else:
-                value = f'{entry.value:.3f}{spread(entry.interval)}'
+                value = f'{entry.value:.3f}{spread(entry.interval)}{range_of(entry)}'
                 left = share(model.kept(entry), entry.kept_interval)
                 cells.append(f'{value} {left} {entry.label}{_mark(entry)}')
         parameters, seconds = model.cost.trainable_params, model.cost.train_seconds

@@ -99,8 +99,10 @@ def test_one_pass_on_a_randomised_model_is_flagged_with_the_cure():
     (found,) = check_randomness(make_entry(), 2, 4)
     assert found.code == 'randomised'
     assert found.text.endswith(
-        'two clean runs differ on 2 of 4 images: randomised, set eot'
+        'two clean runs differ on 2 of 4 images: randomised, set eot, and '
+        'evaluations=8 for the mean of as many draws'
     )
+    assert check_randomness(make_entry(), 2, 4, 3)[0].text.endswith(', set eot')
     without = make_entry(settings={'steps': 3})
     assert 'it has no eot to set' in check_randomness(without, 2, 4)[0].text
     assert check_randomness(make_entry(settings={'eot': 4}), 2, 4) == []

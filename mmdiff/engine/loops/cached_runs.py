@@ -26,10 +26,11 @@ from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.worst_case import worst_run
 from mmdiff.utils.digests import SHORT, digest_file, digest_json, digest_tensors
 from mmdiff.utils.modules import device_of, unwrap
-from mmdiff.utils.seeding import mix_seed
 
+from .batches import Batch, copied
 from .image_set import ImageSet
 from .robust_plan import Run
+from .seeds import batch_seed, seeded
 
 
 @dataclass
@@ -58,25 +59,6 @@ class Progress:
     def eta(self) -> timedelta:
         """Time that is left."""
         return timedelta(seconds=round(self.left * self.seconds / self.done))
-
-
-@dataclass
-class Batch:
-    """A batch of a run, and the file that keeps what it found.
-
-    Args:
-        span: Numbers of its images.
-        file: The file.
-        name: What the file must say that it is of.
-    """
-
-    span: range
-    file: Path
-    name: str
-
-    def load(self) -> RunRecord | None:
-        """Read the file; ``None`` if it is damaged or not there."""
-        return RunRecord.load(self.file, len(self.span), self.name)
 
 
 class CachedRuns:
@@ -191,12 +173,12 @@ class CachedRuns:
             start = time.perf_counter()
             record = self._run_batch(run, batch.span, data, fooled, before)
             record.seconds = time.perf_counter() - start
-            record.save(batch.file, batch.name)
+            batch.save_all(record)
             self.progress.count(run.weight * len(batch.span), record.seconds)
             if number % self.interval == 0 or number == len(todo):
                 self._log(run, batch)
         barrier()
-        record = RunRecord.join(list(self._read_all(batches)))
+        record = RunRecord.join(list(self._read_all(batches, run.evaluations)))
         for i in np.flatnonzero(fooled):  # files have what was found without an attack
             record.predictions[i], record.score[i] = worst.predictions[i], 0.0
         return record
@@ -219,9 +201,12 @@ class CachedRuns:
 
     def _misses(self, batch: Batch, run: Run) -> bool:
         """Whether a batch is to be done; else its work is taken off what is left."""
-        if batch.load() is None:
-            if batch.file.exists():
-                self.runner.logger.warning(f'{batch.file} is damaged: done anew.')
+        parts = [batch.evaluation(seed) for seed in range(run.evaluations)]
+        missing = [part for part in parts if part.load() is None]
+        for part in missing:
+            if part.file.exists():
+                self.runner.logger.warning(f'{part.file} is damaged: done anew.')
+        if missing:
             return True
         self.progress.left -= run.weight * len(batch.span)
         return False
@@ -233,9 +218,11 @@ class CachedRuns:
             f'{batch.span.stop} of {run.num_images}, ETA {self.progress.eta}'
         )
 
-    def _read_all(self, batches: Sequence[Batch]) -> Iterator[RunRecord]:
+    def _read_all(
+        self, batches: Sequence[Batch], evaluations: int
+    ) -> Iterator[RunRecord]:
         for batch in batches:
-            record = batch.load()
+            record = batch.load_all(evaluations)
             if record is None:
                 raise FileNotFoundError(
                     f'Rank {self.rank} does not see {batch.file}; all ranks must share '
@@ -252,7 +239,7 @@ class CachedRuns:
         fooled: np.ndarray,
         before: Sequence[RunRecord],
     ) -> RunRecord:
-        """Attack and predict one batch."""
+        """Attack one batch once, and predict it in every evaluation."""
         for i, sample in zip(span, data['data_samples']):
             self.images.remember(i, sample)
         skip = fooled[span].tolist()
@@ -265,26 +252,39 @@ class CachedRuns:
                     losses, stats = result.losses, result.stats
                 except GradientBlocked:
                     blocked = len(span) - sum(skip)
-            if blocked or all(skip):
-                predictions = [before[0].predictions[i] for i in span]
-            else:
-                predictions = self._predict(run, span, data)
+            answers = []
+            for seed in range(run.evaluations):
+                if blocked or all(skip):
+                    clean = before[0].evaluations[seed].predictions
+                    answers.append([clean[i] for i in span])
+                else:
+                    answers.append(self._predict(run, span, data, seed))
+        records = [self._record(span, answer, losses) for answer in answers]
+        first, *first.others = records
+        first.stats, first.peak_mem = stats, peak[0]
+        for record in records:
+            record.blocked = blocked
+        return first
+
+    def _record(
+        self, span: range, predictions: list[dict], losses: list[float]
+    ) -> RunRecord:
         scores = [self.scorer.image_score(i, p) for i, p in zip(span, predictions)]
         return RunRecord(
             predictions,
             np.array(losses, float),
             np.array(scores, float),
-            stats,
-            peak_mem=peak[0],
-            blocked=blocked,
+            AttackStats(),
         )
 
-    def _predict(self, run: Run, span: range, data: dict) -> list[dict]:
-        # What the model draws is another noise in every run, and the same one when the
-        # run is resumed.
-        with torch.random.fork_rng(), autocast(enabled=self.fp16):
-            torch.manual_seed(mix_seed(run.name, span.start))
-            outputs = self.runner.model.test_step(data)
+    def _predict(self, run: Run, span: range, data: dict, seed: int) -> list[dict]:
+        """Predict one evaluation; the data stay as they are for the next one."""
+        name = run.seeded_as or run.name
+        with (
+            seeded(batch_seed(name, span.start, seed)),
+            autocast(enabled=self.fp16),
+        ):
+            outputs = self.runner.model.test_step(copied(data))
         return [self.scorer.read(output) for output in outputs]
 
 

@@ -35,6 +35,8 @@ class Run:
             model draws.
         attack: The attack; ``None``: clean.
         num_images: Number of images.
+        evaluations: How often the model answers, each time with other seeds.
+        seeded_as: Name of the run whose draws it repeats; empty: its own.
 
     Example:
         >>> from mmdiff.attacks import PGD
@@ -45,12 +47,15 @@ class Run:
     name: str
     attack: Attack | None
     num_images: int
+    evaluations: int = 1
+    seeded_as: str = ''
 
     @property
     def weight(self) -> int:
         """Passes through the model per image, about; a gradient counts three."""
         steps = getattr(self.attack, 'steps', 0) * getattr(self.attack, 'eot', 1)
-        return 2 + steps * (1 if isinstance(self.attack, Square) else 3)
+        passes = 1 + self.evaluations
+        return passes + steps * (1 if isinstance(self.attack, Square) else 3)
 
 
 @dataclass
@@ -83,6 +88,7 @@ class RobustPlan:
         num_checked: First images, on which the runs behind the checks are.
         num_values: Pixel values of an image, for the size of an L2 budget.
         skip_fooled: Whether attacks skip images that earlier ones brought to score 0.
+        evaluations: Evaluations of each row, of what its attack left once.
 
     Example:
         >>> from mmdiff.attacks import PGD
@@ -98,6 +104,7 @@ class RobustPlan:
     num_checked: int
     num_values: int
     skip_fooled: bool = False
+    evaluations: int = 1
 
     def __post_init__(self) -> None:
         self.in_order = make_steps(self.attacks, self.num_images)
@@ -105,14 +112,23 @@ class RobustPlan:
         self.steps = sorted(self.in_order, key=lambda s: s.entry.budget.radius)
         self.clean = Run('clean', None, self.num_images)
         self.again = Run('again', None, self.num_checked)
+        self.repeat = None
+        if self.evaluations > 1:  # else no seeds are recorded
+            self.repeat = Run('repeat', None, self.num_checked, seeded_as='clean')
         self.checked = self._choose_checked()
         self.controls = self._plan_controls()
+        for run in (self.clean, *self._attacks):
+            run.evaluations = self.evaluations
+
+    @property
+    def _attacks(self) -> list[Run]:
+        return [run for step in self.steps for run in step.runs]
 
     @property
     def runs(self) -> list[Run]:
         """All runs, in order."""
-        attacks = [run for step in self.steps for run in step.runs]
-        return [self.clean, self.again, *attacks, *self.controls.values()]
+        before = [run for run in (self.clean, self.again, self.repeat) if run]
+        return [*before, *self._attacks, *self.controls.values()]
 
     def ends_budget(self, step: Step) -> bool:
         """Whether no attack of the step's budget comes after it."""

@@ -11,22 +11,16 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
-from mmdiff.attacks.objectives import objective_name
-from mmdiff.attacks.probes import Probes
 from mmdiff.evaluation.checks import (
     check_clean,
     check_controls,
-    check_entry,
-    check_members,
-    check_probes,
     check_randomness,
-    check_rise,
-    check_rows,
+    check_repeated,
     count_differing,
 )
 from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.record import RunRecord
-from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
+from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
 from mmdiff.registry import LOOPS
 
@@ -34,12 +28,14 @@ from ..gallery import TASKS
 from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
 from .cached_runs import CachedRuns
+from .flags import check_step, compare_rows
 from .image_set import ImageSet, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
+from .settings import check_settings
 from .trial import try_attacks
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
@@ -86,11 +82,14 @@ class RobustTestLoop(TestLoop):
         leave_out: Leave out attacks that have no meaning for the model, and say so in
             log and report, instead of refusing to run; presets set it.
         indices: Take this number of first images only, of any dataset or wrapper.
+        evaluations: Of a model that draws: how often the clean images, and what each
+            attack left, are tested, each time with other seeds. Rows are the mean (see
+            :mod:`mmdiff.evaluation.evaluations`).
 
     Raises:
-        ValueError: For an unknown protocol, no images, or no metric of the model's
-            task; on running, if there is no ground truth, for an attack that does not
-            fit the model, or under test-time augmentation.
+        ValueError: For wrong settings, no images, or no metric of the model's task; on
+            running, if there is no ground truth, for an attack that does not fit the
+            model, or under test-time augmentation.
 
     Example:
         >>> from mmengine.registry import LOOPS
@@ -116,6 +115,7 @@ class RobustTestLoop(TestLoop):
         interval: int = 10,
         leave_out: bool = False,
         indices: int | None = None,
+        evaluations: int = 1,
     ) -> None:
         try:
             super().__init__(runner, dataloader, evaluator, fp16)
@@ -125,17 +125,16 @@ class RobustTestLoop(TestLoop):
             raise
         if is_empty(self.dataloader) or indices == 0:
             raise ValueError(NO_IMAGES)
-        check_settings(protocol, indices)
+        check_settings(protocol, indices, evaluations, skip_fooled)
         self.attacks = build_attacks(attacks)
         self.protocol = protocol
-        self.skip_fooled = skip_fooled
-        self.fresh = fresh
+        self.skip_fooled, self.fresh = skip_fooled, fresh
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
         self.name = name or name_of(runner.cfg)
         self.train_seconds = train_seconds
         self.num_gallery = num_gallery
         self.leave_out = leave_out
-        self.indices = indices
+        self.indices, self.evaluations = indices, evaluations
         self._connect(fp16, interval)
         self.num_checked = self.images.count_whole_batches(sanity_images)
 
@@ -172,6 +171,7 @@ class RobustTestLoop(TestLoop):
             self.num_checked,
             batch['inputs'][0].numel(),
             self.skip_fooled,
+            self.evaluations,
         )
         self._run_plan()
         metrics = {}
@@ -217,13 +217,12 @@ class RobustTestLoop(TestLoop):
         again = self.runs.run(plan.again)
         self.probes = ask_once(self.runs, self.oracle, plan.steps)
         differing = count_differing(self.clean, again, self.scorer.differ)
+        self._check_seeds()
         for step in plan.steps:
-            step.entry.flags += check_randomness(
-                step.entry, differing, self.num_checked
-            )
+            step.entry.flags += self._check_randomness(step.entry, differing)
             self._run_attack(step)
             if plan.ends_budget(step):
-                self._add_worst_case(step.entry.budget)
+                self._add_worst_case(step.entry.budget, differing)
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
         sanity.probes = self.probes
@@ -251,6 +250,14 @@ class RobustTestLoop(TestLoop):
         self.results.image_ids = image_names(self.images)
         self._add(entry)
 
+    def _check_seeds(self) -> None:
+        """Flag the clean row if recorded seeds do not give it again."""
+        if self.plan.repeat is None:
+            return
+        repeated = self.runs.run(self.plan.repeat)
+        differing = count_differing(self.clean, repeated, self.scorer.differ)
+        self.results.clean.flags += check_repeated(differing, self.num_checked)
+
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
         entry = step.entry
@@ -276,12 +283,17 @@ class RobustTestLoop(TestLoop):
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
 
-    def _add_worst_case(self, budget: Budget) -> None:
+    def _check_randomness(self, entry: Entry, differing: int) -> list[Flag]:
+        return check_randomness(entry, differing, self.num_checked, self.evaluations)
+
+    def _add_worst_case(self, budget: Budget, differing: int) -> None:
         """Add the worst of no attack and all attacks within one budget."""
         inside = self._within(budget)
         here = [o for o in inside if o.step.entry.budget == budget]
         if sum(len(outcome.runs) for outcome in here) > 1:
-            self._add(self.rows.worst_case(budget, self.clean, inside))
+            entry = self.rows.worst_case(budget, self.clean, inside)
+            entry.flags += self._check_randomness(entry, differing)
+            self._add(entry)
 
     def _count_on_larger_canvas(self) -> int:
         count = self.images.count_on_larger_canvas(self.runner.model)
@@ -312,34 +324,3 @@ class RobustTestLoop(TestLoop):
     def _write(self) -> None:
         if self.runs.rank == 0:
             self.results.write(self.out)
-
-
-def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
-    """Flags of the row of an attack, by what it did and what was probed."""
-    flags = check_entry(step.entry, clean)
-    if not (step.sees_gradients and step.attack.eps):
-        return flags
-    rise = [] if flags else check_rise(step.entry, probes)
-    return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
-
-
-def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:
-    """Flag rows that contradict others of their budget."""
-    for budget in dict.fromkeys(step.entry.budget for step in steps):
-        rows = [step.entry for step in steps if step.entry.budget == budget]
-        check_rows(rows, results.clean, score_name)
-    for entry in results.entries:
-        if entry.role == 'worst_case':
-            entry.flags += check_members(entry, results.entries)
-
-
-def check_settings(protocol: str, indices: int | None) -> None:
-    """Complain about settings that no run can have.
-
-    Raises:
-        ValueError: For an unknown protocol or a negative number of images.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
-    if indices is not None and indices < 0:
-        raise ValueError(f'indices={indices} must be a number of first images.')

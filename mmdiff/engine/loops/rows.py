@@ -13,6 +13,12 @@ from mmengine.logging import print_log
 
 from mmdiff.attacks import Budget
 from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
+from mmdiff.evaluation.evaluations import (
+    Evaluations,
+    count_changing,
+    mean_broke,
+    mean_by_name,
+)
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.results import Results
 from mmdiff.evaluation.scoring import Scorer
@@ -26,6 +32,7 @@ from mmdiff.evaluation.worst_case import (
     worst_case,
 )
 
+from .random_worst_case import RandomWorstCase
 from .robust_plan import Step
 
 
@@ -79,20 +86,29 @@ class RowFiller:
         self.set_metric: SetMetric | None = None
         self._worst: list[Worst] = []
         self._margins: dict[int, list[float]] = {}
+        self._random = RandomWorstCase(self)
 
     def metrics(self, record: RunRecord) -> dict[str, float]:
         """Metrics of the evaluator."""
         return self.scorer.measure(record, self.rank, self.world)
 
     def measure(self, entry: Entry, record: RunRecord) -> None:
-        """Fill a row with what a record is worth, and what it cost."""
-        entry.num_images = len(record.predictions)
-        entry.metrics = self.metrics(record)
-        entry.image_score = float(record.score.mean())
-        entry.image_scores = record.score.tolist()
+        """Fill a row with what a record is worth, and what it cost.
+
+        Of several evaluations, all that is measured is the mean.
+        """
+        entry.num_images, all_of_it = len(record.predictions), record.evaluations
+        metrics = [self.metrics(one) for one in all_of_it]
+        entry.metrics = mean_by_name(metrics)
+        entry.image_score = float(record.mean_score.mean())
+        entry.image_scores = record.mean_score.tolist()
+        if record.others:
+            values = [main_metric(one) for one in metrics]
+            differing = count_changing(record, self.scorer.differ)
+            entry.evaluations = Evaluations([*range(len(values))], values, differing)
         if self.rank == 0:
-            entry.per_class = self.scorer.per_class(record)
-            entry.broke = self.scorer.broke(record)
+            entry.per_class = mean_by_name([*map(self.scorer.per_class, all_of_it)])
+            entry.broke = mean_broke([self.scorer.broke(one) for one in all_of_it])
             if entry.role == 'clean' and entry.value >= 0:
                 self.set_metric = SetMetric(self.scorer, entry, record)
                 if self.set_metric.problem:
@@ -118,7 +134,11 @@ class RowFiller:
         self.measure(entry, record)
         entry.upper_bound = entry.cumulative
         candidates = [(entry.value, pick)]
-        if len(runs) > 1:
+        if len(runs) > 1 and record.others:
+            names = [run.name for run in step.runs]
+            worst = self._random.worst_restart(entry.key, names, runs)
+            entry.metrics_worst_restart = worst
+        elif len(runs) > 1:
             pick = lowest(runs)
             entry.metrics_worst_restart = self.metrics(RunRecord.choose(runs, pick))
             candidates.append((main_metric(entry.metrics_worst_restart), pick))
@@ -137,11 +157,13 @@ class RowFiller:
             clean: Record of the clean run.
             inside: Outcomes of attacks that may do no more than the budget allows.
         """
+        if clean.others:
+            return self._random.row(budget, clean, inside)
         runs = [clean, *(run for outcome in inside for run in outcome.runs)]
         names = ['clean', *(run.name for o in inside for run in o.step.runs)]
         alone = [*self._alone(inside), *self._smaller(names)]
         scores = np.stack([run.score for run in runs])
-        margins = np.array([self._margins_of(run) for run in runs])
+        margins = np.array([self.margins_of(run) for run in runs])
         ways = list(choices(scores, margins))
         by_metric = self._lowest(runs, [*ways, *(pick for _, pick in alone)])
         if by_metric is None:
@@ -193,7 +215,8 @@ class RowFiller:
             if number.keys() >= set(worst.chosen)
         ]
 
-    def _margins_of(self, run: RunRecord) -> list[float]:
+    def margins_of(self, run: RunRecord) -> list[float]:
+        """Margin of every image of one evaluation, measured once."""
         if id(run) not in self._margins:
             self._margins[id(run)] = self.scorer.margins(run)
         return self._margins[id(run)]

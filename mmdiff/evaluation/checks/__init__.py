@@ -13,6 +13,7 @@ from .rows import (
     check_entry,
     check_members,
     check_randomness,
+    check_repeated,
     check_rows,
     count_differing,
 )
@@ -25,6 +26,7 @@ __all__ = [
     'check_members',
     'check_probes',
     'check_randomness',
+    'check_repeated',
     'check_rise',
     'check_rows',
     'count_differing',

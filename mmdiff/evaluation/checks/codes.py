@@ -27,6 +27,10 @@ CODES = {
     'objects_ignored': 'It spared the others: a working attack may go lower.',
     'truth_at_other_scale': 'It attacked boxes that are not there.',
     'randomised': 'One pass is one draw: an attack on the mean may go lower.',
+    'lucky_draws': (
+        'The lowest of several single draws is lower than what the attacks do: it '
+        'understates robustness.'
+    ),
     'weaker_than_noise': 'Its gradients lead nowhere: a working attack may go lower.',
     'not_converged': 'Give it more steps: read its metric as an upper bound.',
     'gradients_lead_nowhere': 'What was measured is the absence of an attack.',

@@ -14,6 +14,8 @@ ZERO_SHARE = 0.1
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
 # them, the detector is too weak for DAG to say anything.
 CHANGED_SHARE = 0.5
+# Evaluations that tell the spread of a model that draws, as an advice.
+MANY = 8
 
 
 def check_entry(entry: Entry, clean: Entry) -> list[Flag]:
@@ -86,22 +88,47 @@ def check_clean(clean: Entry) -> list[Flag]:
     return []
 
 
-def check_randomness(entry: Entry, differing: int, num_checked: int) -> list[Flag]:
-    """Whether an attack on a randomised model averages over its draws.
+def check_randomness(
+    entry: Entry, differing: int, num_checked: int, evaluations: int = 1
+) -> list[Flag]:
+    """Whether an attack on a randomised model, and its choice, average over draws.
 
     Args:
-        entry: Row of an attack.
+        entry: Row of an attack, or a worst case.
         differing: Images on which two clean runs differ.
         num_checked: Images of these runs.
+        evaluations: Evaluations of each row.
     """
-    if not differing or entry.role != 'attack' or entry.settings.get('eot', 1) != 1:
+    several = '' if evaluations > 1 else f'evaluations={MANY}'
+    why = f'two clean runs differ on {differing} of {num_checked} images: randomised'
+    if not differing:
+        return []
+    if entry.role == 'worst_case' and several:
+        text = f'{entry.name} chose among single draws of each attack, but {why}, set '
+        return [flag('lucky_draws', text + several)]
+    if entry.role != 'attack' or entry.settings.get('eot', 1) != 1:
         return []
     cure = 'set eot' if 'eot' in entry.settings else 'and it has no eot to set'
-    text = (
-        f'{entry.name} averaged over 1 pass, but two clean runs differ on {differing} '
-        f'of {num_checked} images: randomised, {cure}'
-    )
+    if several:
+        cure += f', and {several} for the mean of as many draws'
+    text = f'{entry.name} averaged over 1 pass, but {why}, {cure}'
     return [flag('randomised', text)]
+
+
+def check_repeated(differing: int, num_checked: int) -> list[Flag]:
+    """Whether recorded seeds fix what a model draws.
+
+    Args:
+        differing: Images on which two clean runs with equal seeds differ.
+        num_checked: Images of these runs.
+    """
+    if not differing:
+        return []
+    text = (
+        f'clean: two evaluations with equal seeds differ on {differing} of '
+        f'{num_checked} images, so recorded seeds do not give these numbers again'
+    )
+    return [flag('noise_without_seed', text)]
 
 
 def count_differing(

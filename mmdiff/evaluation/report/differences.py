@@ -10,7 +10,7 @@ import numpy as np
 
 from mmdiff.attacks import Budget
 
-from ..image_tables import ApTable, ImageTable, value_of
+from ..image_tables import ImageTable, objects_of, value_of
 from ..row_tables import RowTables
 from ..tables import Table, spread
 from ..uncertainty import Bootstrap, share_kept
@@ -155,5 +155,5 @@ def check_pair(first: RowTables, second: RowTables) -> None:
 
 def _objects(tables: RowTables) -> np.ndarray:
     """Objects by image and class; nothing for a metric that counts none."""
-    table = next(iter(tables.rows.values()))
-    return table.objects if isinstance(table, ApTable) else np.zeros(0)
+    objects = objects_of(next(iter(tables.rows.values())))
+    return np.zeros(0) if objects is None else objects

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mmdiff.attacks import Budget
 
+from ..evaluations import describe_evaluations
 from ..tables import Row, Table, align, broke_table, short_name
 from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
@@ -154,6 +155,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
     yield from _notes_on_intervals(model)
     if model.probed:
         yield f'{model.name}: {model.probed}'
+    for sentence in describe_evaluations(model.results):
+        yield f'{model.name}: {sentence}'
     for attack in model.results.left_out:
         yield f'{model.name}: {attack.attack} was left out. {attack.reason}'
     for what in model.results.not_measured:

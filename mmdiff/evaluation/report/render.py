@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..entry import Entry
+from ..evaluations import range_of
 from ..tables import markdown, page_table, share, spread
 from .page import Page
 from .read import ReportModel
@@ -29,6 +30,9 @@ COLUMNS = (
     'value',
     'low',
     'high',
+    'evaluations',
+    'lowest',
+    'highest',
     'kept',
     'kept_low',
     'kept_high',
@@ -57,6 +61,7 @@ def render(page: Page) -> str:
     )
     environment.filters['share'] = share
     environment.filters['spread'] = spread
+    environment.filters['range_of'] = range_of
     return environment.get_template('report.html.j2').render(vars(page))
 
 
@@ -107,6 +112,9 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'value': entry.value,
         'low': entry.interval and entry.interval[0],
         'high': entry.interval and entry.interval[1],
+        'evaluations': len(entry.evaluations or [0]),
+        'lowest': entry.evaluations and entry.evaluations.lowest,
+        'highest': entry.evaluations and entry.evaluations.highest,
         'kept': model.kept(entry),
         'kept_low': entry.kept_interval and entry.kept_interval[0],
         'kept_high': entry.kept_interval and entry.kept_interval[1],

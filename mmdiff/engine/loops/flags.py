@@ -1,0 +1,38 @@
+"""Flags of a row, and of rows beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmdiff.attacks.objectives import objective_name
+from mmdiff.attacks.probes import Probes
+from mmdiff.evaluation.checks import (
+    check_entry,
+    check_members,
+    check_probes,
+    check_rise,
+    check_rows,
+)
+from mmdiff.evaluation.entry import Entry, Flag
+from mmdiff.evaluation.results import Results
+
+from .robust_plan import Step
+
+
+def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
+    """Flags of the row of an attack, by what it did and what was probed."""
+    flags = check_entry(step.entry, clean)
+    if not (step.sees_gradients and step.attack.eps):
+        return flags
+    rise = [] if flags else check_rise(step.entry, probes)
+    return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
+
+
+def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:
+    """Flag rows that contradict others of their budget."""
+    for budget in dict.fromkeys(step.entry.budget for step in steps):
+        rows = [step.entry for step in steps if step.entry.budget == budget]
+        check_rows(rows, results.clean, score_name)
+    for entry in results.entries:
+        if entry.role == 'worst_case':
+            entry.flags += check_members(entry, results.entries)
