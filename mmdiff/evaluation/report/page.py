@@ -204,11 +204,14 @@ def _notes_on_entries(model: ReportModel) -> Iterator[str]:
 
 def _differences(models: Sequence[ReportModel]) -> Iterator[str]:
     """Conditions in which the models differ."""
-    for what in ('protocol', 'device', 'data_root', 'ann_file', 'images', 'metric'):
+    told = ('protocol', 'device', 'data_root', 'ann_file')
+    for what in (*told, 'images', 'metric', 'evaluations'):
         values = []
         for model in models:
             if what == 'images':
                 values.append(str(model.clean.num_images))
+            elif what == 'evaluations':
+                values.append(str(len(model.clean.evaluations or [0])))
             elif what == 'metric':
                 values.append(model.clean.metric)
             else:
