@@ -63,6 +63,7 @@ def attacked_config(path, text, ours=(), work_dir=None, **cfg_options):
         steps=1,
         attack_options={},
         indices=None,
+        evaluations=None,
         skip_fooled=False,
         fresh=False,
     )
@@ -446,6 +447,7 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
         (['--eps', '8'], '--eps belongs to an attack'),
         (['--attack-options', 'eot=4'], '--attack-options belongs to an attack'),
         (['--skip-fooled'], '--skip-fooled belongs to an attack'),
+        (['--evaluations', '4'], '--evaluations belongs to an attack'),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, words, toy, tmp_path):

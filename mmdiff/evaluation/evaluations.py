@@ -9,7 +9,7 @@ of a row is over draws of images, of that mean: what the model draws is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -121,7 +121,7 @@ def mean_broke(parts: Sequence[Broke | None]) -> Broke | None:
             values = [getattr(part, f.name) for part in known]
             values = [value for value in values if value is not None]
             means[f.name] = float(mean(values)) if values else None
-    return replace(known[0], **means)
+    return Broke.from_json({**asdict(known[0]), **means})
 
 
 def count_changing(record: RunRecord, differ: Callable[[Any, Any], bool]) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from mmengine.dist import broadcast_object_list
@@ -138,7 +138,7 @@ class RandomWorstCase:
         ways = list(choices(scores, margins))
         if not self._by_metric():
             return min(ways, key=lambda pick: self._mean_per_class(seen, pick))
-        shared = [None]
+        shared: list[Any] = [None]
         if self.rows.rank == 0:
             shared = [self.rows.set_metric.lowest_mean(seen, ways)]
         broadcast_object_list(shared)

@@ -11,14 +11,8 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
-from mmdiff.evaluation.checks import (
-    check_clean,
-    check_controls,
-    check_randomness,
-    check_repeated,
-    count_differing,
-)
-from mmdiff.evaluation.entry import Entry, Flag
+from mmdiff.evaluation.checks import check_clean, check_controls
+from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
@@ -33,6 +27,7 @@ from .image_set import ImageSet, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery, shown_images
 from .probing import ask_once
+from .randomness import watch_randomness
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller
 from .settings import check_settings
@@ -214,17 +209,16 @@ class RobustTestLoop(TestLoop):
         self.outcomes: list[Outcome] = []
         self.runs.expect(plan.runs)
         self._run_clean()
-        again = self.runs.run(plan.again)
+        self.randomness = watch_randomness(self.runs, plan, self.clean)
+        self.results.clean.flags += self.randomness.flags(self.results.clean)
         self.probes = ask_once(self.runs, self.oracle, plan.steps)
-        differing = count_differing(self.clean, again, self.scorer.differ)
-        self._check_seeds()
         for step in plan.steps:
-            step.entry.flags += self._check_randomness(step.entry, differing)
+            step.entry.flags += self.randomness.flags(step.entry)
             self._run_attack(step)
             if plan.ends_budget(step):
-                self._add_worst_case(step.entry.budget, differing)
+                self._add_worst_case(step.entry.budget)
         sanity = self._run_controls()
-        sanity.clean_runs_differ = differing
+        sanity.clean_runs_differ = self.randomness.differing
         sanity.probes = self.probes
         sanity.larger_canvas = self._count_on_larger_canvas()
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
@@ -249,14 +243,6 @@ class RobustTestLoop(TestLoop):
         entry.flags += check_clean(entry)
         self.results.image_ids = image_names(self.images)
         self._add(entry)
-
-    def _check_seeds(self) -> None:
-        """Flag the clean row if recorded seeds do not give it again."""
-        if self.plan.repeat is None:
-            return
-        repeated = self.runs.run(self.plan.repeat)
-        differing = count_differing(self.clean, repeated, self.scorer.differ)
-        self.results.clean.flags += check_repeated(differing, self.num_checked)
 
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
@@ -283,16 +269,13 @@ class RobustTestLoop(TestLoop):
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
 
-    def _check_randomness(self, entry: Entry, differing: int) -> list[Flag]:
-        return check_randomness(entry, differing, self.num_checked, self.evaluations)
-
-    def _add_worst_case(self, budget: Budget, differing: int) -> None:
+    def _add_worst_case(self, budget: Budget) -> None:
         """Add the worst of no attack and all attacks within one budget."""
         inside = self._within(budget)
         here = [o for o in inside if o.step.entry.budget == budget]
         if sum(len(outcome.runs) for outcome in here) > 1:
             entry = self.rows.worst_case(budget, self.clean, inside)
-            entry.flags += self._check_randomness(entry, differing)
+            entry.flags += self.randomness.flags(entry)
             self._add(entry)
 
     def _count_on_larger_canvas(self) -> int:
