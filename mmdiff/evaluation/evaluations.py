@@ -63,6 +63,12 @@ class Evaluations:
     def highest(self) -> float:
         return max(self.values)
 
+    @property
+    def error(self) -> float:
+        """Standard error of their mean, over what the model draws; of one, 0."""
+        count = len(self.values)
+        return float(np.std(self.values, ddof=1)) / count**0.5 if count > 1 else 0.0
+
     def to_json(self) -> dict[str, Any]:
         """What ``robustness.json`` says."""
         raw: dict[str, Any] = {

@@ -17,6 +17,7 @@ from mmdiff.evaluation.checks import (
     flag,
 )
 from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.evaluations import Evaluations
 
 CLEAN = make_entry('clean', 0.5)
 SCORE = 'mean AP per image'
@@ -93,6 +94,25 @@ def test_a_code_without_an_explanation_is_refused():
 def test_a_clean_metric_of_zero_is_flagged():
     assert codes(check_clean(make_entry('clean', 0.0))) == ['clean_is_zero']
     assert check_clean(CLEAN) == []
+
+
+def test_a_metric_that_chance_raised_is_not_flagged():
+    clean = make_entry('clean', 0.4)
+    clean.evaluations = Evaluations([0, 1], [0.3, 0.5])
+    raised = make_entry(value=0.5)
+    assert [f.code for f in check_entry(raised, make_entry('clean', 0.4))] == [
+        'raised_metric'
+    ]
+    assert check_entry(raised, clean) == []
+    raised.metrics['pascal_voc/mAP'] = 0.61  # the error of the clean mean is 0.1
+    assert [f.code for f in check_entry(raised, clean)] == ['raised_metric']
+
+
+def test_a_worst_case_of_single_draws_is_flagged():
+    worst = make_entry('worst_case')
+    (flag,) = check_randomness(worst, 2, 4)
+    assert flag.code == 'lucky_draws' and flag.text.endswith('set evaluations=8')
+    assert check_randomness(worst, 2, 4, 2) == check_randomness(worst, 0, 4) == []
 
 
 def test_one_pass_on_a_randomised_model_is_flagged_with_the_cure():

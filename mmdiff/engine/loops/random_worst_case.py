@@ -45,10 +45,10 @@ class RandomWorstCase:
     """Makes rows of what several runs leave together, on all ranks alike.
 
     The worst case is the lowest of these ways, each a mean over evaluations on which
-    none of its choices was made: the choice for each image; each attack alone; each
-    worst case of a smaller budget that is made of these runs. So no row is below its
-    worst case. Taking the lowest of these few means of the whole set is a choice too;
-    it can be too low by about what the mean itself errs, the spread between
+    none of its choices was made: the choice for each image; no attack; each attack
+    alone; each worst case of a smaller budget that is made of these runs. So no row is
+    below its worst case. Taking the lowest of these few means of the whole set is a
+    choice too; it can be too low by about what the mean itself errs, the spread between
     evaluations over the square root of their number.
 
     Args:
@@ -59,6 +59,7 @@ class RandomWorstCase:
         self.rows = rows
         self._restarts: dict[str, Way] = {}  # of attacks with restarts, by their keys
         self._worst: list[Way] = []
+        self._clean: Way | None = None
 
     def worst_restart(
         self, key: str, names: Sequence[str], runs: Sequence[RunRecord]
@@ -86,12 +87,15 @@ class RandomWorstCase:
         """
         runs = [clean, *(run for outcome in inside for run in outcome.runs)]
         names = ['clean', *(run.name for o in inside for run in o.step.runs)]
-        fitted = cross_fit(runs, lambda seen: self._choose(seen))
+        folds = len(split(len(clean.evaluations)))
+        ways = [self._untouched(clean, folds), *self._alone(inside, folds)]
+        ways += [way for way in self._worst if _is_made_of(way, names)]
+        # Their choices, too, are of the other folds: to begin with them tells nothing.
+        starts = iter([_picks(ways, names, fold) for fold in range(folds)])
+        fitted = cross_fit(runs, lambda seen: self._choose(seen, next(starts)))
         value = main_metric(self._metrics(fitted.record))
         together = Way(value, fitted.record, _named(fitted, names))
-        ways = [together, *self._alone(inside, len(clean.evaluations))]
-        ways += [way for way in self._worst if _is_made_of(way, names)]
-        worst = min(ways, key=lambda way: way.value)
+        worst = min([together, *ways], key=lambda way: way.value)
         self._worst.append(worst)
         members = [outcome.step.entry for outcome in inside]
         keys = [entry.key for entry in members if entry.budget == budget]
@@ -110,13 +114,21 @@ class RandomWorstCase:
         """Mean of the evaluator's metrics over evaluations."""
         return mean_by_name([self.rows.metrics(one) for one in record.evaluations])
 
-    def _alone(self, inside: Sequence[Outcome], count: int) -> list[Way]:
+    def _untouched(self, clean: RunRecord, folds: int) -> Way:
+        """What no attack leaves."""
+        if self._clean is None:
+            value = main_metric(self._metrics(clean))
+            chosen = [['clean'] * len(clean.predictions) for _ in range(folds)]
+            self._clean = Way(value, clean, chosen)
+        return self._clean
+
+    def _alone(self, inside: Sequence[Outcome], folds: int) -> list[Way]:
         """What each attack leaves by itself."""
         ways = []
         for outcome in inside:
             entry, runs = outcome.step.entry, outcome.step.runs
             (_, pick), *_ = outcome.candidates
-            chosen = [[runs[k].name for k in pick] for _ in split(count)]
+            chosen = [[runs[k].name for k in pick] for _ in range(folds)]
             ways.append(Way(entry.value, outcome.record, chosen))
             if entry.key in self._restarts:
                 ways.append(self._restarts[entry.key])
@@ -129,8 +141,13 @@ class RandomWorstCase:
         broadcast_object_list(shared)
         return shared[0]
 
-    def _choose(self, seen: Seen) -> np.ndarray:
-        """Choose a run for each image by the mean over some evaluations."""
+    def _choose(self, seen: Seen, starts: Sequence[np.ndarray]) -> np.ndarray:
+        """Choose a run for each image by the mean over some evaluations.
+
+        Args:
+            seen: The evaluations of each run.
+            starts: Choices to begin at the best of, beside those by scores.
+        """
         scores = np.stack([mean([one.score for one in run]) for run in seen])
         margins = np.stack(
             [mean([self.rows.margins_of(one) for one in run]) for run in seen]
@@ -140,7 +157,7 @@ class RandomWorstCase:
             return min(ways, key=lambda pick: self._mean_per_class(seen, pick))
         shared: list[Any] = [None]
         if self.rows.rank == 0:
-            shared = [self.rows.set_metric.lowest_mean(seen, ways)]
+            shared = [self.rows.set_metric.lowest_mean(seen, [*ways, *starts])]
         broadcast_object_list(shared)
         return shared[0]
 
@@ -157,6 +174,12 @@ def _by_evaluation(seen: Seen) -> list[list[RunRecord]]:
 
 def _named(fitted: CrossFit, names: Sequence[str]) -> list[list[str]]:
     return [[names[run] for run in pick] for pick in fitted.picks]
+
+
+def _picks(ways: Sequence[Way], names: Sequence[str], fold: int) -> list[np.ndarray]:
+    """What some ways choose where one fold is measured, as numbers of runs."""
+    number = {name: run for run, name in enumerate(names)}
+    return [np.array([number[name] for name in way.chosen[fold]]) for way in ways]
 
 
 def _is_made_of(way: Way, names: Sequence[str]) -> bool:

@@ -28,13 +28,20 @@ def check_entry(entry: Entry, clean: Entry) -> list[Flag]:
     flags = [*_check_work(entry), *_check_bounds(entry)]
     if entry.role == 'attack':
         # A tie broken otherwise moves one class of one image.
-        if entry.value > clean.value + max(1e-3, 0.2 / entry.num_images):
+        tie = max(1e-3, 0.2 / entry.num_images)
+        if entry.value > clean.value + max(tie, _chance(entry, clean)):
             text = (
                 f'{entry.name} raised the metric above the clean one '
                 f'({clean.value:.3f} to {entry.value:.3f})'
             )
             flags.append(flag('raised_metric', text))
     return flags
+
+
+def _chance(*rows: Entry) -> float:
+    """Difference of rows that is chance for a model that draws: two standard errors."""
+    errors = [row.evaluations.error for row in rows if row.evaluations is not None]
+    return 2 * sum(error**2 for error in errors) ** 0.5
 
 
 def _check_work(entry: Entry) -> list[Flag]:
