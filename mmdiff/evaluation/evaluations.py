@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from .record import RunRecord
     from .results import Results
 
-# Of scores, and of pixels of a box.
-ROUNDING = 1e-3
+# Of scores, and of boxes beside a part of their coordinates.
+ROUNDING, RELATIVE = 1e-3, 1e-4
 
 
 @dataclass
@@ -157,10 +157,12 @@ def _changes(
     if differ(first, other):
         return True
     # What differs by rounding alone is the same; another number of boxes is not.
-    return not all(
-        one.shape == two.shape and bool(((one - two).abs() <= ROUNDING).all())
-        for one, two in pairs
-    )
+    for one, two in pairs:
+        if one.shape != two.shape:
+            return True
+        if bool(((one - two).abs() > ROUNDING + RELATIVE * one.abs()).any()):
+            return True
+    return False
 
 
 def answer_alike(results: Results) -> int:

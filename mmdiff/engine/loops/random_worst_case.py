@@ -90,7 +90,7 @@ class RandomWorstCase:
         folds = len(split(len(clean.evaluations)))
         ways = [self._untouched(clean, folds), *self._alone(inside, folds)]
         ways += [way for way in self._worst if _is_made_of(way, names)]
-        # Their choices, too, are of the other folds: to begin with them tells nothing.
+        # Their choices for images, too, were made on the other folds, or by objectives.
         starts = iter([_picks(ways, names, fold) for fold in range(folds)])
         fitted = cross_fit(runs, lambda seen: self._choose(seen, next(starts)))
         value = main_metric(self._metrics(fitted.record))

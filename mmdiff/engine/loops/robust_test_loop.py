@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 from mmdiff.attacks import Attack, Budget, oracle_of
 from mmdiff.evaluation.checks import check_clean, check_controls
 from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
@@ -223,6 +224,8 @@ class RobustTestLoop(TestLoop):
         sanity.larger_canvas = self._count_on_larger_canvas()
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
+        for sentence in describe_evaluations(self.results):
+            self.runner.logger.info(sentence)
         self._write()  # before pictures: nothing that befalls them costs the report
         if self.runs.rank == 0 and self.oracle.task in TASKS:
             shown = shown_images(self.images, self.num_gallery)
