@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from mmdiff.datasets.toy_shapes import make_toy_voc
 
@@ -120,11 +121,6 @@ def test_other_tools_write_where_the_config_says_too(tool, tmp_path, monkeypatch
 def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     tmp_path, monkeypatch, capsys
 ):
-    done = SimpleNamespace(
-        test_loop=SimpleNamespace(out='none.json', attacks=[None] * 3),
-        logger=logging.getLogger(),
-    )
-
     def fail(*args):
         raise RuntimeError('no font')
 
@@ -132,7 +128,8 @@ def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     main = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['main']
     answers = {
         'make_toy_voc': lambda *args, **kwargs: None,
-        'train_and_test': lambda cfg: done,
+        'run_all': lambda works, console: None,
+        'load': lambda cfg: SimpleNamespace(logger=logging.getLogger()),
         'read_reports': lambda files: [],
         'build_page': lambda models: None,
         'render': lambda page: 'page',
@@ -145,6 +142,23 @@ def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     shown = capsys.readouterr().out
     assert 'the table' in shown and 'report.html is in' in shown
     assert 'grid.png' not in shown and (tmp_path / 'report.html').is_file()
+
+
+def test_a_model_that_fails_in_the_quick_start_is_one_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    work = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['Work']
+    console = Console(force_terminal=False, width=80)
+    script = tmp_path / 'fails.py'
+    script.write_text(
+        "print('11/25 - x - INFO - half of it')\nraise ValueError('no')\n"
+    )
+    monkeypatch.setattr(sys, 'orig_argv', [sys.executable, str(script)])
+    one = work('from scratch', tmp_path / 'logs' / 'log.txt', console)
+    with pytest.raises(ChildProcessError, match='from scratch was not .*log.txt'):
+        one.run()
+    assert 'from scratch: half of it' in capsys.readouterr().out
+    assert 'ValueError: no' in one.log.read_text()
 
 
 def test_settings_of_test_cfg_stay_under_attack(tmp_path):
