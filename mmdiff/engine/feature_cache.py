@@ -168,8 +168,8 @@ class FeatureCache:
             Features of all images, in the precision of the input.
         """
         names = self._names(backbone, x)
-        found = [self.store.get(name) for name in names]
-        missing = [i for i, values in enumerate(found) if values is None]
+        entries = [self.store.get(name) for name in names]
+        missing = [i for i, values in enumerate(entries) if values is None]
         self.hits += len(names) - len(missing)
         self.misses += len(missing)
         if missing:
@@ -178,9 +178,9 @@ class FeatureCache:
                 for out in compute(x[missing])
             ]
             for k, i in enumerate(missing):
-                found[i] = [out[k].clone() for out in kept]
-                self.store.put(names[i], found[i])
-        return tuple(torch.stack(level).to(x) for level in zip(*found, strict=True))
+                entries[i] = [out[k].clone() for out in kept]
+                self.store.put(names[i], entries[i])
+        return tuple(torch.stack(level).to(x) for level in zip(*entries, strict=True))
 
     def _names(self, backbone: DiffusionUNet, x: Tensor) -> list[str]:
         """Names of the entries of a batch."""
