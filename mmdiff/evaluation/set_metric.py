@@ -16,7 +16,7 @@ from .record import RunRecord
 from .results import Intervals
 from .row_tables import RowTables
 from .scoring import Scorer
-from .uncertainty import SHARE, Bootstrap, share_kept
+from .uncertainty import Bootstrap, share_kept
 
 
 class SetMetric:
@@ -87,10 +87,8 @@ class SetMetric:
         value = value_of(table, self.num_images)
         entry.interval = self.bootstrap.interval(values, value)
         if entry.role != 'clean':
-            clean = value_of(self.tables[self.clean_key], self.num_images)
             share = share_kept(values, self._values[self.clean_key])
-            kept = value / clean if clean > 0 else math.nan
-            entry.kept_interval = self.bootstrap.interval(share, kept, SHARE)
+            entry.kept_interval = self.bootstrap.paired_interval(share)
 
     @property
     def chooses(self) -> bool:

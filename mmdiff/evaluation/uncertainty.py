@@ -1,18 +1,20 @@
 """Intervals: what the main metric would be on other images of the same kind.
 
 Images are drawn with replacement, as many as there are (the bootstrap of Efron 1979),
-and the metric is taken of each draw. How far draws lie from the images says how far the
-images lie from all others of their kind: an interval goes as far *against* the
-deviation of the draws (reverse percentiles; Davison and Hinkley 1997, section 5.2). The
-mAP of a few images is higher than that of many, and that of draws, which hold fewer
-different images, higher still; so percentiles themselves would lie too high. All rows
-and models are measured on the same draws, so that of a share kept, or of a difference,
-only what is not common to both is left.
+and the metric is taken of each draw. The mAP of a few images is higher than that of
+many, and that of draws, which hold fewer different images, higher still: so percentiles
+of the draws would lie too high. An interval goes as far *against* the deviation of the
+draws instead (reverse percentiles; Davison and Hinkley 1997, section 5.2), on a scale
+on which a fraction varies alike near 0, 1 and between (arcsine of the root).
+
+All rows and models are measured on the same draws, so that of a share kept, or of a
+difference, only what is not common to both is left. What makes the mAP of few images
+high is common to both: there percentiles are taken as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,28 +24,6 @@ import numpy as np
 from .image_tables import ImageTable
 
 Interval = tuple[float, float]
-
-
-@dataclass(frozen=True)
-class Scale:
-    """A scale on which draws spread alike wherever the value lies.
-
-    Args:
-        to: Takes values to it.
-        back: Takes points of it back, to values that there can be.
-    """
-
-    to: Callable[[np.ndarray], np.ndarray]
-    back: Callable[[np.ndarray], np.ndarray]
-
-
-# A fraction varies less near 0 and 1, a share of something else near 0.
-FRACTION = Scale(
-    lambda v: np.arcsin(np.sqrt(np.clip(v, 0, 1))),
-    lambda x: np.sin(np.clip(x, 0, np.pi / 2)) ** 2,
-)
-SHARE = Scale(np.sqrt, lambda x: np.maximum(x, 0) ** 2)
-DIFFERENCE = Scale(np.asarray, np.asarray)
 
 
 @dataclass(frozen=True)
@@ -75,27 +55,32 @@ class Bootstrap:
         """Metric of each draw, (resamples,)."""
         return table.resampled(self.weights(num_images))
 
-    def interval(
-        self, values: np.ndarray, estimate: float, scale: Scale = FRACTION
-    ) -> Interval | None:
-        """Interval around what was measured on the images.
+    def interval(self, values: np.ndarray, estimate: float) -> Interval | None:
+        """Interval of a metric between 0 and 1.
 
         Args:
-            values: What was measured on each draw, (B,); NaN where nothing was.
-            estimate: The same on all images, each once.
-            scale: Scale of the values.
+            values: The metric of each draw, (B,); NaN where there was nothing.
+            estimate: The metric of all images, each once.
 
         Returns:
             Its ends; ``None`` if nothing was measured.
         """
+        ends = self.paired_interval(values)
+        if ends is None or not np.isfinite(estimate):
+            return None
+        low, high, middle = np.arcsin(np.sqrt(np.clip([*ends, estimate], 0, 1)))
+        angles = np.clip([2 * middle - high, 2 * middle - low], 0, np.pi / 2)
+        low, high = np.sin(angles) ** 2
+        return float(low), float(high)
+
+    def paired_interval(self, values: np.ndarray) -> Interval | None:
+        """Interval of what compares two metrics on each draw, (B,)."""
         values = values[np.isfinite(values)]
-        if len(values) == 0 or not np.isfinite(estimate):
+        if len(values) == 0:
             return None
         tail = 50 * (1 - self.level)
-        low, high = np.percentile(scale.to(values), [tail, 100 - tail])
-        middle = scale.to(np.array(estimate))
-        ends = scale.back(np.array([2 * middle - high, 2 * middle - low]))
-        return float(ends[0]), float(ends[1])
+        low, high = np.percentile(values, [tail, 100 - tail])
+        return float(low), float(high)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Bootstrap:

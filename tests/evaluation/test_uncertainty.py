@@ -15,7 +15,7 @@ from mmdiff.evaluation.results import Intervals
 from mmdiff.evaluation.row_tables import RowTables
 from mmdiff.evaluation.set_metric import SetMetric
 from mmdiff.evaluation.tables import results_table
-from mmdiff.evaluation.uncertainty import DIFFERENCE, SHARE, Bootstrap, share_kept
+from mmdiff.evaluation.uncertainty import Bootstrap, share_kept
 
 
 @pytest.fixture(autouse=True)
@@ -42,20 +42,18 @@ def test_intervals_are_the_same_every_time_and_others_with_another_seed():
 def test_a_share_of_nothing_is_left_out():
     share = share_kept(np.array([0.1, 0.0, 0.2]), np.array([0.2, 0.0, 0.4]))
     assert share[[0, 2]].tolist() == [0.5, 0.5] and np.isnan(share[1])
-    assert Bootstrap().interval(share, 0.5, SHARE) == pytest.approx((0.5, 0.5))
-    assert Bootstrap().interval(np.array([np.nan]), 0.5) is None
-    assert Bootstrap().interval(share, np.nan, SHARE) is None
+    assert Bootstrap().paired_interval(share) == (0.5, 0.5)
+    assert Bootstrap().paired_interval(np.array([np.nan])) is None
+    assert Bootstrap().interval(share, np.nan) is None
 
 
 def test_an_interval_goes_against_the_deviation_of_the_draws_and_stays_in_range():
     draws, how = np.linspace(0.5, 0.7, 201), Bootstrap(level=1.0)
-    low, high = how.interval(draws, 0.5, DIFFERENCE)
-    assert (low, high) == pytest.approx((0.3, 0.5))
+    assert how.interval(draws, 0.6) == pytest.approx((0.5, 0.7), abs=0.01)
     low, high = how.interval(draws, 0.5)
-    assert 0.28 < low < 0.31 and high == pytest.approx(0.5)
-    assert how.interval(np.array([0.0, 0.04]), 0.01) == pytest.approx(
-        (0, 0.0396), abs=1e-3
-    )
+    assert 0.29 < low < 0.31 and high == pytest.approx(0.5)
+    low, high = how.interval(np.array([0.0, 0.04]), 0.01)
+    assert low == 0 and high == pytest.approx(0.0396, abs=1e-3)
 
 
 def test_an_interval_of_map_holds_that_of_many_images_more_often_than_percentiles():

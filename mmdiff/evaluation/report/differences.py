@@ -13,7 +13,7 @@ from mmdiff.attacks import Budget
 from ..image_tables import ApTable, ImageTable, value_of
 from ..row_tables import RowTables
 from ..tables import Table, spread
-from ..uncertainty import DIFFERENCE, Bootstrap, share_kept
+from ..uncertainty import Bootstrap, share_kept
 from .read import ReportModel
 
 
@@ -44,8 +44,7 @@ class Draws:
         difference = self.value - other.value
         if np.isnan(difference):
             return '-'
-        values = self.values - other.values
-        interval = how.interval(values, difference, DIFFERENCE)
+        interval = how.paired_interval(self.values - other.values)
         return f'{difference:+.3f}{spread(interval)}'
 
 
