@@ -26,6 +26,7 @@ from mmdiff.utils.modules import replaced, seed_all, training_flags
 from ..errors import NotApplicable
 from ..objectives.detection import (
     OBJECTIVES,
+    advice,
     balanced_classes,
     sum_losses,
     with_truth,
@@ -155,9 +156,6 @@ class DetectionOracle(Oracle):
                     stack.enter_context(self._known(image, _take(features, i)))
                 if 'proposals' in sample:
                     stack.enter_context(self._given(sample.proposals))
-                if goal.balanced:
-                    labels = sample.gt_instances.labels
-                    stack.enter_context(balanced_classes(self.model, labels))
                 losses = self._loss(image, sample, objective)
             loss = sum_losses(losses, objective)
             if goal.truth is without_objects and loss == 0 and features is not None:
@@ -213,7 +211,7 @@ class DetectionOracle(Oracle):
                 losses = self._loss(image, sample, objective)
             if sum_losses(losses, objective) != 0:
                 return
-        raise self._no_loss_without_objects(objective)
+        raise self._no_loss_without_objects(objective, losses)
 
     @contextmanager
     def _known(self, image: Tensor, features: Any) -> Iterator[None]:
@@ -240,28 +238,35 @@ class DetectionOracle(Oracle):
         return replaced(rpn, 'loss_and_predict', given)
 
     def _loss(self, image: Tensor, sample: Any, objective: str) -> dict:
+        goal = OBJECTIVES[objective]
+        if goal.balanced:
+            with balanced_classes(self.model, sample.gt_instances.labels) as balance:
+                losses = self.model.loss(image, [sample])
+            balance.check(losses)
+            return losses
         try:
             return self.model.loss(image, [sample])
-        except (AssertionError, IndexError) as error:
-            emptied = OBJECTIVES[objective].truth is without_objects
-            if not emptied or self._fails_with_objects(image, sample):
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            if goal.truth is not without_objects:
                 raise
-            raise self._no_loss_without_objects(objective) from error
+            losses = self._with_objects(image, sample)
+            if not losses:  # the error is the model's own
+                raise
+            raise self._no_loss_without_objects(objective, losses) from error
 
-    def _fails_with_objects(self, image: Tensor, sample: Any) -> bool:
-        """Whether the model's own loss fails too: then the error is the model's."""
+    def _with_objects(self, image: Tensor, sample: Any) -> dict:
+        """Return the losses against the whole ground truth; none if they fail too."""
         complete = sample.clone()
         complete.gt_instances = complete.objects
         try:
-            self.model.loss(image, [complete])
-        except (AssertionError, IndexError):
-            return True
-        return False
+            return self.model.loss(image, [complete])
+        except (AssertionError, IndexError, RuntimeError, ValueError):
+            return {}
 
-    def _no_loss_without_objects(self, objective: str) -> NotApplicable:
+    def _no_loss_without_objects(self, objective: str, losses: dict) -> NotApplicable:
         return NotApplicable(
-            f'{type(self.model).__name__} has no loss for an image without objects; '
-            f"use 'total', 'cls', 'reg', 'cwa' or 'mislabel', not {objective!r}."
+            f'{type(self.model).__name__} has no loss for an image without objects, '
+            f'as objective={objective!r} asks; {advice(losses)}.'
         )
 
 
