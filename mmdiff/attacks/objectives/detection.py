@@ -4,7 +4,7 @@ Losses of Zhang and Wang (2019), Chow et al. (2020, TOG), Chen et al. (2021, CWA
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,13 +43,21 @@ def with_wrong_labels(sample: Any, model: nn.Module, seed: int) -> Any:
     return sample
 
 
+def named_classes(text: str | Sequence[str]) -> list[str]:
+    """List the classes that a text names: ``'cat . dog .'``, or one string for each."""
+    parts = text.split('. ') if isinstance(text, str) else text
+    return [part for part in parts if part.strip('. ')]
+
+
 def wrong_labels(sample: Any, model: nn.Module, seed: int) -> Tensor:
     """Shift the classes of a sample's objects by one seeded number, (N,).
 
     Raises:
         NotApplicable: If the model has one class only.
     """
-    classes = num_classes(model)
+    # A text that is told beside the image says which classes there are.
+    named = 'text' in sample and hasattr(model, 'language_model')
+    classes = len(named_classes(sample.text)) if named else num_classes(model)
     if classes < 2:
         raise NotApplicable(
             'An objective with wrong classes (mislabel, targeted) needs a model with '

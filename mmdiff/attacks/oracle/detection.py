@@ -37,6 +37,7 @@ from ..objectives.detections import DetectionObjective, Truth
 from .base import Oracle
 from .frame import Frame, Region, image_region
 from .ground_truth import to_input_scale
+from .kinds import check_inputs, check_losses
 from .question import Question
 from .reported import candidates_of
 
@@ -62,7 +63,9 @@ class DetectionOracle(Oracle):
         return getattr(self.model, 'roi_head', None) is not None
 
     def at_input_scale(self, sample: Any) -> Any:
-        return to_input_scale(sample, self.gt_scale)
+        placed = to_input_scale(sample, self.gt_scale)
+        check_inputs(self.model, placed)
+        return placed
 
     def region_of(self, sample: Any, shape: tuple[int, int]) -> Region:
         return image_region(sample.metainfo, shape)
@@ -75,15 +78,16 @@ class DetectionOracle(Oracle):
         In evaluation mmdet's preprocessor pads images alone.
         """
         batch = super().preprocess(pixels, samples, frames)
-        preprocessor = self.model.data_preprocessor
         for flag, pad in (('pad_mask', 'pad_gt_masks'), ('pad_seg', 'pad_gt_sem_seg')):
-            if getattr(preprocessor, flag, False):
-                getattr(preprocessor, pad)(batch['data_samples'])
+            if getattr(self.preprocessor, flag, False):
+                getattr(self.preprocessor, pad)(batch['data_samples'])
         return batch
 
     def prepare(self, question: Question) -> list:
         """Add the objective's ground truth and, if fixed, the proposals to samples."""
         group, seed_of = question.group, question.seed_of
+        if isinstance(question.objective, str):
+            check_losses(self.model)
         samples = [
             self._with_truth(sample, question.objective, seed_of(i, 'truth'))
             for sample, i in zip(group.samples, group.ids)
