@@ -1,7 +1,6 @@
 """Test a model: mmdet's own tools/test.py with its flags, and runs under attack."""
 
 import argparse
-import inspect
 import os
 import runpy
 import sys
@@ -9,15 +8,15 @@ from pathlib import Path
 
 import mmdet
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner, TestLoop
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.markup import escape
 
 from mmdiff.engine.gallery import try_to_draw
+from mmdiff.engine.loop_settings import is_robust, robust_settings
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
 from mmdiff.evaluation.tables import broke_table, results_table
-from mmdiff.registry import LOOPS
 from mmdiff.utils.configs import work_dir_of
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -85,49 +84,13 @@ def check_weights(checkpoint: str) -> None:
         )
 
 
-def loop_class(test_cfg: dict) -> type | None:
-    """Class of the loop that a test_cfg asks for; ``None`` if nobody knows it."""
-    kind = test_cfg.get('type', TestLoop)
-    return kind if isinstance(kind, type) else LOOPS.get(kind)
-
-
-def is_robust(test_cfg: dict) -> bool:
-    """Whether the loop of a test_cfg is a RobustTestLoop."""
-    kind = loop_class(test_cfg)
-    return isinstance(kind, type) and issubclass(kind, RobustTestLoop)
-
-
-def settings_kept(test_cfg: dict) -> dict:
-    """Settings of a config's test_cfg that stay when a RobustTestLoop replaces it.
-
-    Raises:
-        ValueError: For a setting that RobustTestLoop does not take.
-    """
-    if is_robust(test_cfg):
-        return dict(test_cfg)
-    taken = set(inspect.signature(RobustTestLoop).parameters)
-    taken -= {'runner', 'dataloader', 'evaluator'}  # these come from the runner
-    settings = {k: v for k, v in test_cfg.items() if k not in ('type', '_scope_')}
-    for name in settings:
-        if name not in taken:
-            raise ValueError(
-                f'RobustTestLoop does not take test_cfg.{name}; to use --attack, take '
-                'it out of the config.'
-            )
-    kind = test_cfg.get('type', TestLoop)
-    if loop_class(test_cfg) is not TestLoop:
-        name = kind.__name__ if isinstance(kind, type) else kind
-        print(f'With --attack, a RobustTestLoop replaces the {name} of test_cfg.')
-    return {'type': 'mmdiff.RobustTestLoop', **settings}
-
-
 def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Config:
     """The config of the run: the model's, with a RobustTestLoop."""
     cfg = load_config(args)
     if ours.attack is not None:
         options = ours.attack_options
         cfg.test_cfg = {
-            **settings_kept(cfg.get('test_cfg') or {}),
+            **robust_settings(cfg.get('test_cfg') or {}),
             'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
             'protocol': protocol_of(ours.attack),
             'leave_out': has_preset(ours.attack),
