@@ -53,9 +53,9 @@ def build_page(models: Sequence[ReportModel]) -> Page:
     table = align([model.entries for model in models])
     budgets = _budgets(models)
     shared = [b for b in budgets if all(b in model.lead for model in models)]
-    strongest = max(
-        (b for b in shared if b.radius < math.inf), key=_order, default=None
-    )
+    bounded = [b for b in shared if b.radius < math.inf]
+    # One without a mask is the stronger one, whatever its size.
+    strongest = max(bounded, key=lambda b: (not b.mask, b.norm, b.radius), default=None)
     metric = short_name(models[0].clean.metric)
     costs = _costs(models, table)
     differences, refused = differences_table(models, budgets)
@@ -75,8 +75,8 @@ def build_page(models: Sequence[ReportModel]) -> Page:
     )
 
 
-def _order(budget: Budget) -> tuple[str, float]:
-    return budget.norm, budget.radius
+def _order(budget: Budget) -> tuple[str, str, float]:
+    return budget.mask, budget.norm, budget.radius
 
 
 def _budgets(models: Sequence[ReportModel]) -> dict[Budget, str]:
@@ -194,9 +194,19 @@ def _notes_on_entries(model: ReportModel) -> Iterator[str]:
             yield (
                 f'{at}: on {entry.num_images} images, the clean {metric} on {images}.'
             )
+        yield from _notes_on_masks(at, entry)
         worst = lead.get(entry.budget, entry)
         if entry.role == 'attack' and entry.value < worst.value:
             yield f'{at}: alone it leaves less than the {worst.label} does.'
+
+
+def _notes_on_masks(at: str, entry: Entry) -> Iterator[str]:
+    """How much of the images a masked attack could change."""
+    if entry.sanity is not None and entry.budget.mask:
+        note = f'{at}: the mask leaves {100 * entry.sanity.mask_share:.1f} % of pixels'
+        if empty := entry.sanity.mask_empty:
+            note += f', and none of {empty} images, which stay clean'
+        yield f'{note}.'
 
 
 def _differences(models: Sequence[ReportModel]) -> Iterator[str]:
