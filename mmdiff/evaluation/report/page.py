@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from mmdiff.attacks import Budget
 
+from ..entry import Entry
 from ..tables import Row, Table, align, broke_table, short_name
 from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
