@@ -241,7 +241,7 @@ class Entry:
             raise ValueError(f'{raw["attack"]} has the role {raw["role"]}')
         budget = None
         if 'norm' in raw:
-            budget = Budget(raw['eps'], raw['norm'], raw.get('mask', ''))
+            budget = Budget(raw['eps'], raw['norm'], str(raw.get('mask', '')))
         if (budget is None) != (raw['role'] == 'clean'):
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
