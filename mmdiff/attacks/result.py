@@ -24,7 +24,7 @@ class AttackStats:
         pixel_min: Smallest value handed on.
         pixel_max: Largest value handed on.
         mask_empty: Images, not counted above, that a mask leaves no pixel of.
-        mask_share: Shares of the pixels that masks leave, of these and those above.
+        mask_hidden: Shares of their pixels that masks hide, of these and those above.
         grad_evals: Gradients computed, counted per image.
         zero_grads: Gradients that were all zero.
         nonfinite_grads: Gradients with NaN or infinity.
@@ -39,7 +39,7 @@ class AttackStats:
     pixel_min: float = 255.0
     pixel_max: float = 0.0
     mask_empty: int = 0
-    mask_share: float = 0.0
+    mask_hidden: float = 0.0
     grad_evals: int = 0
     zero_grads: int = 0
     nonfinite_grads: int = 0
@@ -62,9 +62,8 @@ class AttackStats:
     def record_masks(self, frames: Iterable[Frame]) -> None:
         """Note how much of each image may change."""
         for frame in frames:
-            share = frame.mask_share
-            self.mask_share += share
-            self.mask_empty += int(share == 0)
+            self.mask_hidden += 1 - frame.mask_share
+            self.mask_empty += int(frame.mask_share == 0)
 
     def record_losses(self, step: int, total: float) -> None:
         """Add the objective of some images at one step."""
@@ -79,7 +78,7 @@ class AttackStats:
         self.pixel_min = min(self.pixel_min, other.pixel_min)
         self.pixel_max = max(self.pixel_max, other.pixel_max)
         self.mask_empty += other.mask_empty
-        self.mask_share += other.mask_share
+        self.mask_hidden += other.mask_hidden
         self.grad_evals += other.grad_evals
         self.zero_grads += other.zero_grads
         self.nonfinite_grads += other.nonfinite_grads

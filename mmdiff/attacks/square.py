@@ -16,8 +16,6 @@ from .oracle import ImageGroup, Question
 
 # Of 10,000 queries, those after which the squares' area is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
-
-
 # Squares that miss the mask are drawn anew, so often at most.
 DRAWS = 20
 

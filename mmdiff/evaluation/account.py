@@ -142,8 +142,8 @@ class Sanity:
         names = {f.name for f in fields(cls)}
         known = {k: v for k, v in asdict(stats).items() if k in names}
         gradients = max(stats.grad_evals, 1)
-        if masked := stats.images + stats.mask_empty:
-            known['mask_share'] = stats.mask_share / masked
+        masked = max(stats.images + stats.mask_empty, 1)
+        known['mask_share'] = 1 - stats.mask_hidden / masked
         return cls(
             **known,
             blocked=blocked,

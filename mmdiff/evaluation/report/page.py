@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mmdiff.attacks import Budget
 
-from ..entry import Entry
+from ..account import Sanity
 from ..tables import Row, Table, align, broke_table, short_name
 from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
@@ -128,6 +128,7 @@ def _notes(models: Sequence[ReportModel], table: Sequence[Row]) -> Iterator[str]
     for model in models:
         yield from _notes_on_images(model)
         yield from _notes_on_entries(model)
+        yield from _notes_on_masks(model)
     if any(entry.cumulative for model in models for entry in model.entries):
         yield (
             'Rows marked * were run on what is left: images that an attack before them '
@@ -195,19 +196,29 @@ def _notes_on_entries(model: ReportModel) -> Iterator[str]:
             yield (
                 f'{at}: on {entry.num_images} images, the clean {metric} on {images}.'
             )
-        yield from _notes_on_masks(at, entry)
         worst = lead.get(entry.budget, entry)
         if entry.role == 'attack' and entry.value < worst.value:
             yield f'{at}: alone it leaves less than the {worst.label} does.'
 
 
-def _notes_on_masks(at: str, entry: Entry) -> Iterator[str]:
-    """How much of the images a masked attack could change."""
-    if entry.sanity is not None and entry.budget.mask:
-        note = f'{at}: the mask leaves {100 * entry.sanity.mask_share:.1f} % of pixels'
-        if empty := entry.sanity.mask_empty:
-            note += f', and none of {empty} images, which stay clean'
+def _notes_on_masks(model: ReportModel) -> Iterator[str]:
+    """How much of the images masked attacks could change."""
+    widest: dict[str, Sanity] = {}
+    for entry in model.entries:
+        if entry.sanity is not None and entry.budget and entry.budget.mask:
+            known = widest.setdefault(entry.budget.mask, entry.sanity)
+            # Rows of what was left tell of some images only.
+            if _masked_images(entry.sanity) > _masked_images(known):
+                widest[entry.budget.mask] = entry.sanity
+    for mask, sanity in widest.items():
+        note = f'{model.name}: the mask {mask} leaves {sanity.mask_share:.1%} of pixels'
+        if sanity.mask_empty:
+            note += f' and nothing of {sanity.mask_empty} images, which stay clean'
         yield f'{note}.'
+
+
+def _masked_images(sanity: Sanity) -> int:
+    return sanity.images + sanity.mask_empty
 
 
 def _differences(models: Sequence[ReportModel]) -> Iterator[str]:

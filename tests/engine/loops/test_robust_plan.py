@@ -35,11 +35,7 @@ def test_a_list_of_budgets_is_one_attack_each():
         (RandomNoise(eps=8), 'random_noise_eps8', 'control'),
         (MIM(eps=4, source='a.py,b.pth'), 'transfer_mim_total_eps4', 'attack'),
         (PGD(eps=4, mask='boxes'), 'pgd_total_boxes_eps4', 'attack'),
-        (
-            DAG(mask=dict(type='background', grow=8)),
-            'dag_targets_background+8',
-            'attack',
-        ),
+        (DAG(mask='background'), 'dag_targets_background', 'attack'),
         (
             RandomNoise(4, mask=(0, 0, 1, 0.5)),
             'random_noise_rectangle_0_0_1_0.5_eps4',
