@@ -44,7 +44,7 @@ class Entry:
 
     Args:
         attack: Kind of attack: ``'pgd'``; ``'clean'`` and ``'worst_case'``.
-        label: Name in tables: ``'pgd_total'``.
+        label: Name in tables: ``'pgd_total'``; under a mask ``'pgd_total_boxes'``.
         role: ``'clean'``, ``'attack'``, ``'control'`` (an attack must surpass it) or
             ``'worst_case'``.
         budget: Where the attack had to stay; ``None`` for the clean row.
@@ -109,7 +109,8 @@ class Entry:
     @classmethod
     def worst_case(cls, budget: Budget, members: list[str]) -> Entry:
         """The row of the worst that its members do together."""
-        return cls('worst_case', 'worst_case', 'worst_case', budget, members=members)
+        label = f'worst_case{budget.place}'
+        return cls('worst_case', label, 'worst_case', budget, members=members)
 
     @property
     def key(self) -> str:
@@ -137,7 +138,10 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """Budget as tables show it: ``'Linf 8, uint8'``; empty for the clean row."""
+        """Budget as tables show it: ``'Linf 8, mask boxes, uint8'``, ``'Linf 8'``.
+
+        It is empty for the clean row.
+        """
         if self.budget is None:
             return ''
         return f'{self.budget}, uint8' if self.quantize else str(self.budget)
@@ -190,6 +194,8 @@ class Entry:
         }
         if self.budget is not None:
             raw.update(norm=self.norm, eps=self.eps)
+            if self.budget.mask:
+                raw['mask'] = self.budget.mask
         raw.update(self.settings)
         if self.role in ('attack', 'control'):
             raw['cumulative'] = self.cumulative
@@ -233,7 +239,9 @@ class Entry:
         """
         if raw['role'] not in ROLES:
             raise ValueError(f'{raw["attack"]} has the role {raw["role"]}')
-        budget = Budget(raw['eps'], raw['norm']) if 'norm' in raw else None
+        budget = None
+        if 'norm' in raw:
+            budget = Budget(raw['eps'], raw['norm'], str(raw.get('mask', '')))
         if (budget is None) != (raw['role'] == 'clean'):
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
@@ -266,4 +274,10 @@ class Entry:
 
 
 # Keys of a row that are no setting of its attack.
-_NO_SETTINGS = {f.name for f in fields(Entry)} | {'key', 'norm', 'eps', 'reasons'}
+_NO_SETTINGS = {f.name for f in fields(Entry)} | {
+    'key',
+    'norm',
+    'eps',
+    'mask',
+    'reasons',
+}

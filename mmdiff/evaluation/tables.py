@@ -101,7 +101,9 @@ def align(models: Sequence[Sequence[Entry]]) -> list[Row]:
 
     def place(row: Row) -> tuple:
         budget = row.entry.budget
-        size = ('', 0.0) if budget is None else (budget.norm, budget.radius)
+        size = ('', '', 0.0)
+        if budget is not None:
+            size = budget.mask, budget.norm, budget.radius
         return ORDER.index(row.entry.role), labels.index(row.entry.label), size
 
     return sorted(rows, key=place)

@@ -307,6 +307,9 @@ def peak_memory() -> Iterator[list[int]]:
 def describe(attack: Attack) -> dict[str, Any]:
     """All that an attack's images depend on, beside the model, as JSON says it."""
     settings = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    # Named only where there is one: runs without are those of before.
+    if settings.pop('mask') is not None:
+        settings['mask'] = attack.budget.mask
     source = settings.get('source')
     if source is not None:
         settings['source'] = str(source)

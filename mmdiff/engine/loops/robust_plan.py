@@ -101,8 +101,9 @@ class RobustPlan:
 
     def __post_init__(self) -> None:
         self.in_order = make_steps(self.attacks, self.num_images)
-        # Small budgets first: what they find is within the larger ones too.
-        self.steps = sorted(self.in_order, key=lambda s: s.entry.budget.radius)
+        # Small budgets first, and those with a mask: what they find is within the
+        # larger ones, and those without, too.
+        self.steps = sorted(self.in_order, key=_room)
         self.clean = Run('clean', None, self.num_images)
         self.again = Run('again', None, self.num_checked)
         self.checked = self._choose_checked()
@@ -123,12 +124,15 @@ class RobustPlan:
     def _choose_checked(self) -> Step | None:
         """The attack to compare with controls: one along gradients, if there is one.
 
-        It is the first one of those, at its largest budget.
+        It is the first one of those, at its largest budget, and one without a mask if
+        there is one: a large change of all pixels hides everything.
         """
         steps = [s for s in self.steps if s.entry.role == 'attack' and s.attack.eps]
         if not steps:
             return None
-        first = next((step for step in steps if step.sees_gradients), steps[0])
+        seeing = [step for step in steps if step.sees_gradients]
+        whole = (step for step in seeing if step.attack.mask is None)
+        first = next(whole, (seeing or steps)[0])
         same = [step for step in steps if step.entry.label == first.entry.label]
         return max(same, key=lambda step: step.attack.eps)
 
@@ -142,6 +146,12 @@ class RobustPlan:
         for name, attack in attacks.items():
             runs[name] = Run(f'control {name}', attack, self.num_checked)
         return runs
+
+
+def _room(step: Step) -> tuple[float, bool]:
+    """Sorts steps by how much they may do."""
+    budget = step.entry.budget
+    return budget.radius, not budget.mask
 
 
 def build_attacks(attacks: Sequence[Mapping[str, Any] | Attack]) -> list[Attack]:
@@ -164,12 +174,11 @@ def build_attacks(attacks: Sequence[Mapping[str, Any] | Attack]) -> list[Attack]
 def make_steps(attacks: Sequence[Attack], num_images: int) -> list[Step]:
     """Rows and runs of attacks; rows of the same label and budget get numbers."""
     steps: list[Step] = []
-    labels: list[tuple] = []
+    labels: list[str] = []
     for attack in attacks:
         entry = make_entry(attack)
-        label = entry.label, entry.budget
-        labels.append(label)
-        if (count := labels.count(label)) > 1:  # with other settings
+        labels.append(entry.key)
+        if (count := labels.count(entry.key)) > 1:  # with other settings
             entry.label = f'{entry.label}_{count}'
         steps.append(Step(attack, entry, split_restarts(attack, entry.key, num_images)))
     return steps
@@ -179,7 +188,7 @@ def make_entry(attack: Attack) -> Entry:
     """What the report says of an attack, whatever it finds."""
     settings = attack.threat_model()
     kind = settings.pop('attack')
-    for name in ('eps', 'norm'):
+    for name in ('eps', 'norm', 'mask'):
         del settings[name]
     parts = [kind]
     if settings.get('source') is not None:
@@ -187,7 +196,8 @@ def make_entry(attack: Attack) -> Entry:
     if settings.get('objective'):
         parts.append(objective_name(settings['objective']))
     role: Role = 'control' if isinstance(attack, RandomNoise) else 'attack'
-    return Entry(kind, '_'.join(parts), role, attack.budget, settings)
+    label = '_'.join(parts) + attack.budget.place
+    return Entry(kind, label, role, attack.budget, settings)
 
 
 def split_restarts(attack: Attack, name: str, num_images: int) -> list[Run]:
@@ -217,7 +227,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
             another model only ``random_noise``, others ``random_noise`` and ``longer``.
         num_values: Pixel values of an image, for the size of an L2 budget.
     """
-    alike = {'norm': attack.norm, 'quantize': attack.quantize, 'seed': attack.seed}
+    names = ('norm', 'quantize', 'mask', 'seed')
+    alike = {name: getattr(attack, name) for name in names}
     made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
     if getattr(attack, 'source', None) is not None:
         return made  # more steps fit the source, not the victim
