@@ -96,12 +96,11 @@ class CachedRuns:
         self.folder = root / digest_json(self._identity(digests is not None))
 
     def open(self, fresh: bool) -> None:
-        """Open the state folder of this model and dataset.
+        """Open the state folder, which :meth:`locate` found.
 
         Args:
             fresh: Delete what is in it.
         """
-        self.locate()
         root = self.folder.parent
         if self.rank == 0:
             if fresh:

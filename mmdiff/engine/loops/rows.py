@@ -224,3 +224,20 @@ def objective_ends(
     if start is None or not count:
         return None
     return start / count, float(np.nansum(losses) / count)
+
+
+def chosen_origin(
+    entry: Entry, clean: RunRecord, inside: Sequence[Outcome]
+) -> list[str]:
+    """Run that each image of a worst case comes from; see ``RunRecord.origin``.
+
+    Args:
+        entry: Row of the worst case.
+        clean: Record of the clean run.
+        inside: Outcomes that it was made of.
+    """
+    records = {'clean': clean}
+    for outcome in inside:
+        names = [run.name for run in outcome.step.runs]
+        records.update(zip(names, outcome.runs))
+    return [records[run].origin[i] for i, run in enumerate(entry.chosen)]
