@@ -5,21 +5,58 @@ from pathlib import Path
 
 import pytest
 from test_robust_test_loop import (  # noqa: F401 (fixtures)
-    PGD4,
     VOC,
     Channels,
     _threads,
     coco_evaluator,
-    counted,
     make_runner,
     robust,
     run,
+    same,
     toy_root,
     weights,
 )
 
+from mmdiff.attacks import RandomNoise
+from mmdiff.attacks.probes import Probes
 from mmdiff.engine.loops.image_store import read_image
 from mmdiff.evaluation.entry import main_metric
+from mmdiff.evaluation.record import RunRecord
+from mmdiff.registry import ATTACKS
+
+
+NOISE = dict(type='mmdiff.CountedNoise', eps=4)
+
+
+@ATTACKS.register_module(force=True)
+class CountedNoise(RandomNoise):
+    """Counts images, those of the first check too, and stops the run when told."""
+
+    images, limit = 0, 10**9
+
+    def perturb(self, oracle, group, stats):
+        if CountedNoise.images + len(group.ids) > CountedNoise.limit:
+            raise KeyboardInterrupt
+        CountedNoise.images += len(group.ids)
+        return super().perturb(oracle, group, stats)
+
+
+@pytest.fixture
+def counted():
+    CountedNoise.images, CountedNoise.limit = 0, 10**9
+    return CountedNoise
+
+
+@pytest.fixture(autouse=True)
+def _unchecked(monkeypatch):
+    """Leave out what is behind the checks: it makes no images of rows."""
+    where = 'mmdiff.engine.loops'
+    monkeypatch.setattr(f'{where}.robust_test_loop.ask_once', lambda *a: Probes())
+
+    def noise_alone(attack, num_values):
+        return dict(random_noise=RandomNoise(attack.eps))
+
+    monkeypatch.setattr(f'{where}.robust_plan.controls', noise_alone)
 
 
 def about(folder):
@@ -60,7 +97,7 @@ def test_png_sets_give_what_the_rounded_attack_leaves(robust, measure, tmp_path)
         assert rounded[key]['metrics_after_rounding'] == rounded[key]['metrics']
         coco, voc = blocks(out / key)
         assert (coco['type'], voc['type']) == ('CocoDataset', 'VOCDataset')
-        assert measure(coco) == measure(voc) == pytest.approx(value, abs=1e-6)
+        assert measure(coco) == pytest.approx(value, abs=1e-6)
         told = about(out / key)
         assert told['metric_of_files'] == value
         assert told['on_disk']['linf_max'] <= told['eps'] and told['notes'] == []
@@ -69,7 +106,7 @@ def test_png_sets_give_what_the_rounded_attack_leaves(robust, measure, tmp_path)
     weak, strong = (rows[f'pgd_total_eps{eps}'] for eps in (0.5, 6))
     assert weak['metrics_after_rounding'] == rows['clean']['metrics']
     assert main_metric(strong['metrics_after_rounding']) < 0.8
-    assert measure(blocks(out / 'clean')[0]) == main_metric(rows['clean']['metrics'])
+    assert measure(voc) == main_metric(strong['metrics_after_rounding'])
     for image in (out / 'clean' / 'images').iterdir():
         assert read_image(image).shape == (96, 96, 3)
 
@@ -108,36 +145,74 @@ def files_of(folder):
 
 
 def test_killed_and_resumed_leaves_the_same_sets(robust, counted, tmp_path):  # noqa: F811
-    attacks = [dict(type='mmdiff.Counted', eps=[2, 4], steps=2)]
+    attacks = [dict(NOISE, eps=[2, 4])]
     whole, out = tmp_path / 'whole sets', tmp_path / 'sets'
     run(robust(attacks, 'whole', save_adversarial=str(whole)))
-    counted.images, counted.limit = 0, 6
+    assert counted.images == 10  # four images, two budgets, and one check of each
+    counted.images, counted.limit = 0, 8
     with pytest.raises(KeyboardInterrupt):
         run(robust(attacks, save_adversarial=str(out)))
     there = sorted(path.name for path in out.iterdir())
-    assert there == ['clean', 'counted_total_eps2', 'saved.json']  # none half done
+    assert there == ['clean', 'counted_noise_eps2', 'saved.json']  # none half done
     counted.limit = 10**9
     run(robust(attacks, save_adversarial=str(out)))
+    assert counted.images == 12  # two checks more
     first, second = files_of(whole), files_of(out)
     for name in [name for name in first if name.name in ('budget.json', 'saved.json')]:
-        one, other = json.loads(first.pop(name)), json.loads(second.pop(name))
-        assert one == other
+        assert json.loads(first.pop(name)) == json.loads(second.pop(name))
     assert first == second
-    done = counted.images
     # What somebody changed or took away is made again; nothing else is.
     state = Path(robust([]).work_dir) / 'robust_state'
-    (file,) = state.glob('*/counted_total_eps4-*/png/000001.png')
+    (file,) = state.glob('*/counted_noise_eps4-*/png/000001.png')
     file.write_bytes(b'')
+    (out / 'counted_noise_eps2' / 'images' / 'val_00001.png').unlink()
     run(robust(attacks, save_adversarial=str(out)))
-    assert counted.images == done + 2
-    # Images of a run that saved none are made later.
-    counted.images = 0
-    run(robust(attacks, 'later'))
-    alone = counted.images
-    run(robust(attacks, 'later', save_adversarial=str(tmp_path / 'late')))
-    assert counted.images == alone + 8
-    images = [path for path in files_of(tmp_path / 'late') if path.suffix == '.png']
-    assert len(images) == 12
+    assert counted.images == 12 + 2 + 2
+    third = files_of(out)
+    assert all(third[name] == content for name, content in second.items())
+
+
+def test_images_of_a_run_that_saved_none_are_made_later(robust, counted, tmp_path):  # noqa: F811
+    report = run(robust([NOISE], data=dict(indices=3)))
+    assert counted.images == 4
+    out = tmp_path / 'sets'
+    settings = dict(save_adversarial=str(out))
+    again = run(robust([NOISE], data=dict(indices=3), **settings))
+    assert counted.images == 8 and same(again)['results'] == same(report)['results']
+    assert len(list((out / 'clean' / 'images').iterdir())) == 3
+    # Of an image more, the batch that it is in.
+    run(robust([NOISE], **settings))
+    assert counted.images == 8 + 1 + 2
+    assert len(blocks(out / 'clean')) == 2
+    assert about(out / 'counted_noise_eps4')['num_images'] == 4
+
+
+def test_state_of_a_version_that_rounded_nothing_is_read_and_said(
+    robust,  # noqa: F811
+    monkeypatch,
+):
+    with monkeypatch.context() as before:
+        before.setattr(
+            'mmdiff.engine.loops.cached_runs.CachedRuns._round', lambda *a: 0
+        )
+        save = RunRecord.save
+
+        def save_without(self, path, run_name):
+            self.rounded = []
+            save(self, path, run_name)
+
+        before.setattr(RunRecord, 'save', save_without)
+        old = run(robust([NOISE]))
+    runner, told = robust([NOISE]), []
+    runner.logger.warning = told.append
+    report = run(runner)
+    assert same(report) == same(old)
+    assert all('metrics_after_rounding' not in row for row in report['results'])
+    assert sum('no metrics after rounding; --fresh' in line for line in told) == 2
+    fresh = run(robust([NOISE], fresh=True))
+    for row in fresh['results']:
+        assert row.pop('metrics_after_rounding')
+    assert same(fresh) == same(report)
 
 
 def test_skipped_images_are_those_that_fooled(robust, tmp_path):  # noqa: F811
@@ -166,7 +241,7 @@ def test_skipped_images_are_those_that_fooled(robust, tmp_path):  # noqa: F811
         (dict(save_format='npy'), 'and not where; add save_adversarial'),
         (dict(save_adversarial='sets', save_format='npy'), 'images of another run'),
         (dict(save_adversarial='sets', data=dict(test_mode=False)), 'of another run'),
-        (dict(save_adversarial='sets', steps=4), 'this attack with these settings'),
+        (dict(save_adversarial='sets', seed=1), 'this attack with these settings'),
         (dict(save_adversarial='a', count=5), '5 channels cannot be saved as PNG'),
     ],
 )
@@ -180,9 +255,10 @@ def test_what_cannot_be_saved_is_one_sentence_at_once(
     monkeypatch.chdir(tmp_path)
     Path('full').mkdir()
     Path('full/notes.txt').write_text('mine')
-    attack, settings = dict(PGD4, steps=settings.pop('steps', 2)), dict(settings)
+    attack, settings = dict(NOISE, seed=settings.get('seed', 0)), dict(settings)
+    settings.pop('seed', None)
     if settings.get('save_adversarial') == 'sets':
-        run(robust([dict(PGD4, steps=2)], save_adversarial='sets'))
+        run(robust([NOISE], save_adversarial='sets'))
     before = files_of(tmp_path)
     if count := settings.pop('count', None):
         pipeline = robust([]).cfg.test_dataloader.dataset.pipeline
@@ -198,4 +274,3 @@ def test_what_cannot_be_saved_is_one_sentence_at_once(
     kept = {name for name in before if '.log' not in name.suffixes}
     assert all(after[name] == before[name] for name in kept)
     assert {n for n in after if n.suffix in ('.png', '.npy', '.safetensors')} <= kept
-
