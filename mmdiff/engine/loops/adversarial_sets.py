@@ -152,7 +152,7 @@ class AdversarialSets:
             return
         files = [self._file(name, i) for i, name in enumerate(origin)]
         about = self._about(entry, results, origin)
-        about['content'] = digest_json([digest_file(file) for file in files])
+        about['content'] = _digest(files)
         self.written[entry.key] = about
         folder = self.folder / folder_name(entry.key)
         there = _read_json(folder / BUDGET)
@@ -288,11 +288,18 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
 
 
 def _is_whole(folder: Path, there: Mapping[str, Any], about: Mapping[str, Any]) -> bool:
-    """Whether a folder has the images that it is to have."""
+    """Whether a folder has the images that it is to have, as they were written."""
     if there.get('content') != about['content'] or 'on_disk' not in there:
         return False
-    images = {path.name for path in (folder / 'images').glob('*')}
-    return images == set(about['origin'])
+    names = list(about['origin'])
+    if {path.name for path in (folder / 'images').glob('*')} != set(names):
+        return False
+    return _digest([folder / 'images' / name for name in names]) == about['content']
+
+
+def _digest(files: Sequence[Path]) -> str:
+    """Name what files have in them."""
+    return digest_json([digest_file(file) for file in files])
 
 
 def _read_json(path: Path) -> dict[str, Any] | None:

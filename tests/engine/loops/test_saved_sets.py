@@ -19,11 +19,11 @@ from test_robust_test_loop import (  # noqa: F401 (fixtures)
 
 from mmdiff.attacks import RandomNoise
 from mmdiff.attacks.probes import Probes
+from mmdiff.engine.loops.cached_runs import CachedRuns
 from mmdiff.engine.loops.image_store import read_image
 from mmdiff.evaluation.entry import main_metric
 from mmdiff.evaluation.record import RunRecord
 from mmdiff.registry import ATTACKS
-
 
 NOISE = dict(type='mmdiff.CountedNoise', eps=4)
 
@@ -192,9 +192,7 @@ def test_state_of_a_version_that_rounded_nothing_is_read_and_said(
     monkeypatch,
 ):
     with monkeypatch.context() as before:
-        before.setattr(
-            'mmdiff.engine.loops.cached_runs.CachedRuns._round', lambda *a: 0
-        )
+        before.setattr(CachedRuns, '_round', lambda *a: None)
         save = RunRecord.save
 
         def save_without(self, path, run_name):
