@@ -34,6 +34,7 @@ class Picture:
         name: Its name, without a suffix.
         file: Its file, from the folder of images.
         shape: ``(height, width, channels)``.
+        number: Its id in a COCO file.
         objects: What it shows; of a classifier's image nothing.
         label: Number of the class of the whole image, for classifiers.
     """
@@ -41,6 +42,7 @@ class Picture:
     name: str
     file: str
     shape: tuple[int, int, int]
+    number: int = 1
     objects: Objects = field(default_factory=Objects)
     label: int = -1
 
@@ -52,7 +54,8 @@ def voc_annotation(picture: Picture, classes: Sequence[str]) -> bytes:
 
     Example:
         >>> objects = Objects([(1.6, 2.0, 8.0, 9.0)], [0], [False])
-        >>> text = voc_annotation(Picture('a', 'a.png', (10, 10, 3), objects), ['cat'])
+        >>> picture = Picture('a', 'a.png', (10, 10, 3), objects=objects)
+        >>> text = voc_annotation(picture, ['cat'])
         >>> b'<xmin>3</xmin>' in text, b'<difficult>0</difficult>' in text
         (True, True)
     """
@@ -79,21 +82,21 @@ def coco_annotations(
 ) -> dict[str, list[dict[str, Any]]]:
     """One COCO file for all images; boxes are exact, areas those of the boxes.
 
-    Ids count from 1, those of images in their order and those of categories in the
-    order of the classes; objects to ignore are crowds.
+    Ids of objects and categories count from 1; categories are in the order of the
+    classes. Objects to ignore are crowds.
 
     Example:
         >>> objects = Objects([(1.5, 2.0, 8.0, 9.0)], [0], [False])
-        >>> picture = Picture('a', 'a.png', (10, 10, 3), objects)
+        >>> picture = Picture('a', 'a.png', (10, 10, 3), 7, objects)
         >>> coco_annotations([picture], ['cat'])['annotations'][0]['bbox']
         [1.5, 2.0, 6.5, 7.0]
     """
     images, annotations = [], []
-    for number, picture in enumerate(pictures, 1):
+    for picture in pictures:
         height, width = picture.shape[:2]
         images.append(
             {
-                'id': number,
+                'id': picture.number,
                 'file_name': picture.file,
                 'height': height,
                 'width': width,
@@ -105,7 +108,7 @@ def coco_annotations(
             annotations.append(
                 {
                     'id': len(annotations) + 1,
-                    'image_id': number,
+                    'image_id': picture.number,
                     'category_id': label + 1,
                     'bbox': [x1, y1, x2 - x1, y2 - y1],
                     'area': (x2 - x1) * (y2 - y1),

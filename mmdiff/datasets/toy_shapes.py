@@ -249,5 +249,5 @@ def _write_scene(folder: Path, name: str, image: np.ndarray, objects: list) -> N
     boxes = [box for _, box in objects]
     labels = [CLASSES.index(shape) for shape, _ in objects]
     shown = Objects(boxes, labels, [False] * len(boxes))
-    picture = Picture(name, path.name, image.shape, shown)
+    picture = Picture(name, path.name, image.shape, objects=shown)
     annotation.write_bytes(voc_annotation(picture, CLASSES))

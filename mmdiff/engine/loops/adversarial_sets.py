@@ -22,6 +22,7 @@ from .robust_plan import RobustPlan, Run
 from .set_folder import (
     OnDisk,
     fill_folder,
+    ids_of,
     names_of,
     objects_of,
     write_annotations,
@@ -200,9 +201,9 @@ class AdversarialSets:
         """The images, which are named alike and show the same in every row."""
         images, detects = self.runs.images, self.runs.oracle.task == 'detection'
         pictures = []
-        for i, name in enumerate(names_of(images)):
+        for i, (name, number) in enumerate(zip(names_of(images), ids_of(images))):
             file, sample = self._file('clean', i), images.sample(i)
-            picture = Picture(name, name + file.suffix, read_image(file).shape)
+            picture = Picture(name, name + file.suffix, read_image(file).shape, number)
             if detects:
                 picture.objects = objects_of(self.runs.oracle, sample)
             else:

@@ -29,7 +29,7 @@ from .image_set import ImageSet
 from .image_store import ImageStore
 from .progress import Progress, peak_memory
 from .robust_plan import Run
-from .whole_pixels import OwnPixels
+from .whole_pixels import OwnPixels, is_whole
 
 
 @dataclass
@@ -295,8 +295,11 @@ class CachedRuns:
         """Inputs in whole pixel values; ``None`` if they are such already."""
         if not run.of_row:
             return None
+        inputs = attacked['inputs']
+        if attacked is data and self.store is None and all(map(is_whole, inputs)):
+            return None
         budget = None if run.attack is None else run.attack.budget
-        pixels = OwnPixels.of(self.oracle, data, attacked['inputs'], budget)
+        pixels = OwnPixels.of(self.oracle, data, inputs, budget)
         self._keep_images(run, batch, pixels, skip)
         return pixels.rounded_inputs()
 
@@ -315,12 +318,12 @@ class CachedRuns:
 
 def take_over(record: RunRecord, worst: RunRecord, images: Iterable[int]) -> None:
     """Put what earlier attacks left of some images in the place of what is there."""
-    if not worst.rounded:
-        record.rounded = []
     for i in images:  # files have what was found without an attack
         record.predictions[i], record.score[i] = worst.predictions[i], 0.0
         record.origin[i] = worst.origin[i]
-        if record.rounded:
+        if not worst.rounded:
+            record.rounded = []
+        elif record.rounded:
             record.rounded[i] = worst.rounded[i]
 
 

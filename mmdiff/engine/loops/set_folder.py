@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from mmdiff.datasets.layouts import (
 )
 from mmdiff.utils.files import write_json
 
-from .image_set import ImageSet
+from .image_set import ImageSet, image_names
 from .image_store import link_or_copy, read_image
 
 SPLIT = 'ImageSets/Main/test.txt'
@@ -70,13 +71,22 @@ def names_of(images: ImageSet) -> list[str]:
     for i in range(len(images)):
         info = images.sample(i).metainfo
         path = info.get('img_path')
-        name = stem = str(info.get('img_id', i)) if path is None else Path(path).stem
+        stem = str(info.get('img_id', i)) if path is None else Path(path).stem
+        name = stem = re.sub(r'[/\\]', '_', stem)
         count = 1
         while name in names:
             count += 1
             name = f'{stem}_{count}'
         names[name] = None
     return list(names)
+
+
+def ids_of(images: ImageSet) -> list[int]:
+    """Ids for a COCO file: those of the data set, if they are numbers, else 1 to N."""
+    ids = image_names(images)
+    if len(set(ids)) == len(ids) and all(isinstance(name, int) for name in ids):
+        return [int(name) for name in ids]
+    return list(range(1, len(ids) + 1))
 
 
 def objects_of(oracle: Oracle, sample: Any) -> Objects:
