@@ -54,6 +54,14 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         action='store_true',
         help='do not attack an image again once its score (AP) is 0',
     )
+    add_flags_of_saving(parser)
+    resume = parser.add_mutually_exclusive_group()
+    resume.add_argument('--resume', action='store_true', help='the default')
+    resume.add_argument('--fresh', action='store_true', help='forget earlier runs')
+    return parser.parse_known_args()
+
+
+def add_flags_of_saving(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--save-adversarial',
         metavar='DIR',
@@ -64,10 +72,6 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         choices=FORMATS,
         help='png: 8 bits, rounded within the budget (the default); npy: exact floats',
     )
-    resume = parser.add_mutually_exclusive_group()
-    resume.add_argument('--resume', action='store_true', help='the default')
-    resume.add_argument('--fresh', action='store_true', help='forget earlier runs')
-    return parser.parse_known_args()
 
 
 def load_config(args: argparse.Namespace) -> Config:

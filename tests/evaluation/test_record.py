@@ -111,15 +111,15 @@ def test_predictions_after_rounding_are_kept_and_no_second_time_if_they_are_the_
 
 def test_a_file_of_a_version_without_rounding_is_read(tmp_path):
     """Its account does not name it, and it has no such tensors."""
-    path = tmp_path / 'a'
-    full_record().save(path, 'run')
+    path, written = tmp_path / 'a', full_record()
+    written.save(path, 'run')
     with safe_open(path, 'pt') as file:
         account = json.loads(file.metadata()['account'])
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     del account['whole']
     save_file(tensors, path, {'account': json.dumps(account)})
     record = RunRecord.load(path, 2, 'run')
-    assert_same(record, full_record())
+    assert_same(record, written)
     assert record.rounded == [] and not record.is_whole
 
 

@@ -8,8 +8,8 @@ from mmdiff.evaluation.rounding import differs, rounding_note, undone
 from mmdiff.evaluation.tables import results_table
 
 
-def rounded_entry(value, attack='pgd', **fields):
-    metrics = {'pascal_voc/AP50': 0.1, 'pascal_voc/mAP': value}
+def rounded_entry(rounded, attack='pgd', **fields):
+    metrics = {'pascal_voc/AP50': 0.1, 'pascal_voc/mAP': rounded}
     return make_entry(attack, metrics_after_rounding=metrics, **fields)
 
 

@@ -261,15 +261,14 @@ class CachedRuns:
                 except GradientBlocked:
                     blocked = len(span) - sum(skip)
             if blocked or all(skip):
-                clean = before[0]
-                predictions = [clean.predictions[i] for i in span]
-                rounded = [clean.rounded[i] for i in span if clean.rounded]
+                predictions = [before[0].predictions[i] for i in span]
+                rounded = before[0].rounded[span.start : span.stop]
                 self._keep_images(run, batch, None, skip)
             else:
                 inputs = self._round(run, batch, data, attacked, skip)
                 predictions = rounded = self._predict(run, span, attacked)
                 if inputs is not None:
-                    rounded = self._predict(run, span, {**attacked, 'inputs': inputs})
+                    rounded = self._predict(run, span, {**data, 'inputs': inputs})
         scores = [self.scorer.image_score(i, p) for i, p in zip(span, predictions)]
         return RunRecord(
             predictions,

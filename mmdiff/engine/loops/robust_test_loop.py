@@ -41,10 +41,8 @@ from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller, chosen_origin
-from .settings import check_settings
+from .settings import NO_IMAGES, check_settings
 from .trial import try_attacks
-
-NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
 
 
 @LOOPS.register_module()
@@ -130,9 +128,7 @@ class RobustTestLoop(TestLoop):
             if is_empty(dataloader):
                 raise ValueError(NO_IMAGES) from None
             raise
-        if is_empty(self.dataloader) or indices == 0:
-            raise ValueError(NO_IMAGES)
-        check_settings(protocol, indices)
+        check_settings(protocol, indices, len(self.dataloader.dataset))
         self.attacks = build_attacks(attacks)
         self.protocol = protocol
         self.skip_fooled = skip_fooled
@@ -143,11 +139,10 @@ class RobustTestLoop(TestLoop):
         self.num_gallery = num_gallery
         self.leave_out = leave_out
         self.indices = indices
-        self._connect(fp16, interval)
+        self._connect(fp16, interval, sanity_images)
         self.sets = sets_of(save_adversarial, save_format, self.runs)
-        self.num_checked = self.images.count_whole_batches(sanity_images)
 
-    def _connect(self, fp16: bool, interval: int) -> None:
+    def _connect(self, fp16: bool, interval: int, sanity_images: int) -> None:
         """Build what knows the task: oracle, images, scorer, and the runs on them."""
         self.results = Results(self.name, [])
         dataset = self.dataloader.dataset
@@ -155,6 +150,7 @@ class RobustTestLoop(TestLoop):
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
+        self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
         if not self.evaluator.dataset_meta:  # torch's Subset hides it
             self.evaluator.dataset_meta = metainfo
