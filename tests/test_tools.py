@@ -66,6 +66,8 @@ def attacked_config(path, text, ours=(), work_dir=None, **cfg_options):
         indices=None,
         skip_fooled=False,
         fresh=False,
+        save_adversarial=None,
+        save_format=None,
     )
     flags.update(ours)
     args = argparse.Namespace(
@@ -184,6 +186,13 @@ def test_a_robust_test_loop_is_known_by_its_class(tmp_path):
     ours = dict(attack=None, indices=3)
     cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop, ours)
     assert (cfg.test_cfg.indices, cfg.test_cfg.attacks) == (3, [])
+
+
+def test_flags_of_saving_are_settings_of_the_loop(tmp_path):
+    ours = dict(save_adversarial='sets', save_format='npy')
+    cfg = attacked_config(tmp_path / 'tiny.py', SMALL, ours)
+    assert (cfg.test_cfg.save_adversarial, cfg.test_cfg.save_format) == ('sets', 'npy')
+    assert 'save_format' not in attacked_config(tmp_path / 'tiny.py', SMALL).test_cfg
 
 
 def test_a_setting_that_the_robust_loop_does_not_take_is_refused_by_name(tmp_path):
@@ -460,6 +469,7 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
         (['--eps', '8'], '--eps belongs to an attack'),
         (['--attack-options', 'eot=4'], '--attack-options belongs to an attack'),
         (['--skip-fooled'], '--skip-fooled belongs to an attack'),
+        (['--save-adversarial', 'd'], '--save-adversarial belongs to an attack'),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, words, toy, tmp_path):

@@ -15,7 +15,9 @@ from rich.markup import escape
 from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loop_settings import is_robust, robust_settings
 from mmdiff.engine.loops import RobustTestLoop
+from mmdiff.engine.loops.image_store import FORMATS
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
+from mmdiff.evaluation.rounding import rounding_notes
 from mmdiff.evaluation.tables import broke_table, results_table
 from mmdiff.utils.configs import work_dir_of
 
@@ -51,10 +53,24 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         action='store_true',
         help='do not attack an image again once its score (AP) is 0',
     )
+    add_flags_of_saving(parser)
     resume = parser.add_mutually_exclusive_group()
     resume.add_argument('--resume', action='store_true', help='the default')
     resume.add_argument('--fresh', action='store_true', help='forget earlier runs')
     return parser.parse_known_args()
+
+
+def add_flags_of_saving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--save-adversarial',
+        metavar='DIR',
+        help='write the images of every row as a data set of their own',
+    )
+    parser.add_argument(
+        '--save-format',
+        choices=FORMATS,
+        help='png: 8 bits, rounded within the budget (the default); npy: exact floats',
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -103,6 +119,9 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
+    for name in ('save_adversarial', 'save_format'):
+        if getattr(ours, name) is not None:
+            cfg.test_cfg[name] = getattr(ours, name)
     if ours.indices is not None:
         cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none
     return cfg
@@ -122,6 +141,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
             console.print(broke.to_rich())
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
+        for note in rounding_notes(loop.results.entries, loop.results.clean):
+            console.print(escape(note))
         for what in loop.results.not_measured:
             console.print(escape(f'not measured: {what} (boxes only)'))
         if loop.results.intervals is not None and loop.results.intervals.problem:
@@ -129,6 +150,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')
+        if loop.sets is not None:
+            console.print(f'images saved in {escape(str(loop.sets.folder))}')
         if args.show_dir:
             draw_grids(loop, Path(runner.work_dir) / args.show_dir)
 
@@ -147,6 +170,7 @@ def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:
     names = ['eps', 'steps', 'attack_options']
     if not robust:
         names += ['indices', 'skip_fooled', 'resume', 'fresh']
+        names += ['save_adversarial', 'save_format']
     given = [name for name in names if getattr(ours, name) not in (None, False, {})]
     if given:
         flag = given[0].replace('_', '-')

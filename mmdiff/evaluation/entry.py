@@ -71,6 +71,8 @@ class Entry:
         broke: What became of the objects; ``None`` where nobody looked.
         upper_bound: Whether the row counts images that were not attacked by all that
             it names: more attacks could leave less.
+        metrics_after_rounding: Metrics on the images in whole pixel values, as files of
+            8 bits hold them, within the budget; ``None`` if nobody measured them.
 
     Example:
         >>> entry = Entry('pgd', 'pgd_total', 'attack', Budget(4), {'steps': 10})
@@ -100,6 +102,7 @@ class Entry:
     chosen_by: str = ''
     broke: Broke | None = None
     upper_bound: bool = False
+    metrics_after_rounding: dict[str, float] | None = None
 
     @classmethod
     def clean(cls) -> Entry:
@@ -180,6 +183,13 @@ class Entry:
         return main_metric(self.metrics_worst_restart)
 
     @property
+    def after_rounding(self) -> float | None:
+        """Main metric on images in whole pixel values; ``None`` if not measured."""
+        if self.metrics_after_rounding is None:
+            return None
+        return main_metric(self.metrics_after_rounding)
+
+    @property
     def reasons(self) -> list[str]:
         """Sentences of the flags."""
         return [flag.text for flag in self.flags]
@@ -221,6 +231,8 @@ class Entry:
         raw: dict[str, Any] = {'num_images': self.num_images, 'metrics': self.metrics}
         if self.metrics_worst_restart is not None:
             raw['metrics_worst_restart'] = self.metrics_worst_restart
+        if self.metrics_after_rounding is not None:
+            raw['metrics_after_rounding'] = self.metrics_after_rounding
         if self.interval is not None:
             raw['interval'] = list(self.interval)
         if self.kept_interval is not None:
@@ -245,6 +257,7 @@ class Entry:
         if (budget is None) != (raw['role'] == 'clean'):
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
+        rounded = raw.get('metrics_after_rounding')
         sanity = raw.get('sanity')
         score, broke = raw.get('image_score'), raw.get('broke')
         return cls(
@@ -270,6 +283,7 @@ class Entry:
             chosen_by=str(raw.get('chosen_by', '')),
             broke=None if broke is None else Broke.from_json(broke),
             upper_bound=bool(raw.get('upper_bound')),
+            metrics_after_rounding=None if rounded is None else numbers(rounded),
         )
 
 

@@ -35,6 +35,7 @@ class Run:
             model draws.
         attack: The attack; ``None``: clean.
         num_images: Number of images.
+        of_row: Whether a row of the report counts it; else it is behind a check.
 
     Example:
         >>> from mmdiff.attacks import PGD
@@ -45,6 +46,7 @@ class Run:
     name: str
     attack: Attack | None
     num_images: int
+    of_row: bool = False
 
     @property
     def weight(self) -> int:
@@ -104,7 +106,7 @@ class RobustPlan:
         # Small budgets first, and those with a mask: what they find is within the
         # larger ones, and those without, too.
         self.steps = sorted(self.in_order, key=_room)
-        self.clean = Run('clean', None, self.num_images)
+        self.clean = Run('clean', None, self.num_images, of_row=True)
         self.again = Run('again', None, self.num_checked)
         self.checked = self._choose_checked()
         self.controls = self._plan_controls()
@@ -204,12 +206,13 @@ def split_restarts(attack: Attack, name: str, num_images: int) -> list[Run]:
     """One run for each restart of an attack."""
     count = getattr(attack, 'restarts', 1)
     if count == 1:
-        return [Run(name, attack, num_images)]
+        return [Run(name, attack, num_images, of_row=True)]
     runs = []
     for number in range(count):
         offset = attack.restart_offset + number
         one = replace(attack, restarts=1, restart_offset=offset)
-        runs.append(Run(f'{name} restart {number}', one, num_images))
+        label = f'{name} restart {number}'
+        runs.append(Run(label, one, num_images, of_row=True))
     return runs
 
 

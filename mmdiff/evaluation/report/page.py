@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from mmdiff.attacks import Budget
 
 from ..account import Sanity
+from ..rounding import rounding_notes
 from ..tables import Row, Table, align, broke_table, short_name
 from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
@@ -199,6 +200,8 @@ def _notes_on_entries(model: ReportModel) -> Iterator[str]:
         worst = lead.get(entry.budget, entry)
         if entry.role == 'attack' and entry.value < worst.value:
             yield f'{at}: alone it leaves less than the {worst.label} does.'
+    for note in rounding_notes(model.entries, model.clean):
+        yield f'{model.name}, {note}'
 
 
 def _notes_on_masks(model: ReportModel) -> Iterator[str]:

@@ -90,9 +90,14 @@ def make_runner(
     return Runner.from_cfg(Config(cfg))
 
 
+TRAINED = []  # once for all modules that use it
+
+
 @pytest.fixture(scope='session')
 def weights(toy_root, tmp_path_factory):
     """Of a detector that finds everything on the four images, after seconds."""
+    if TRAINED:
+        return TRAINED[0]
     runner = make_runner(toy_root, tmp_path_factory.mktemp('train'), dict())
     model, dataset = runner.model, runner.test_dataloader.dataset
     torch.manual_seed(0)
@@ -110,6 +115,7 @@ def weights(toy_root, tmp_path_factory):
         optimizer.step()
     path = Path(runner.work_dir) / 'detector.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
+    TRAINED.append(path)
     return path
 
 
