@@ -178,9 +178,11 @@ class FeatureCache:
                 for out in compute(x[missing])
             ]
             for k, i in enumerate(missing):
-                entries[i] = [out[k].clone() for out in kept]
-                self.store.put(names[i], entries[i])
-        return tuple(torch.stack(level).to(x) for level in zip(*entries, strict=True))
+                values = [out[k].clone() for out in kept]
+                self.store.put(names[i], values)
+                entries[i] = values
+        levels = zip(*(values for values in entries if values is not None), strict=True)
+        return tuple(torch.stack(level).to(x) for level in levels)
 
     def _names(self, backbone: DiffusionUNet, x: Tensor) -> list[str]:
         """Names of the entries of a batch."""
