@@ -159,7 +159,8 @@ def test_the_interval_is_that_of_the_mean_over_evaluations(measured, tmp_path):
     how = Bootstrap()
     single = [metric._table(_alone(one)) for one in runs[1].evaluations]
     values = np.mean([how.values(table, 8) for table in single], 0)
-    assert entry.interval == pytest.approx(how.interval(values))
+    value = np.mean([value_of(table, 8) for table in single])
+    assert entry.interval == pytest.approx(how.interval(values, value))
     ids = [str(k) for k in range(8)]
     table = EvaluationsTable(single)
     RowTables(ids, metric.metric, {'a': table, 'b': single[0]}).save(tmp_path / 't.npz')

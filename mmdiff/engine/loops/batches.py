@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from mmdiff.evaluation.record import RunRecord
+
+Predictions = list[dict[str, Tensor]]
+# Of a batch, and of the same images in whole pixel values.
+Answer = tuple[Predictions, Predictions]
 
 
 @dataclass
@@ -63,3 +68,20 @@ def copied(data: dict[str, Any]) -> dict[str, Any]:
         inputs = [x.clone() for x in inputs]
     samples = [sample.clone() for sample in data['data_samples']]
     return {**data, 'inputs': inputs, 'data_samples': samples}
+
+
+def untouched(clean: RunRecord, span: range) -> Answer:
+    """What the clean run answered on some images."""
+    answers = [clean.predictions[i] for i in span]
+    return answers, clean.rounded[span.start : span.stop]
+
+
+def take_over(record: RunRecord, worst: RunRecord, images: Iterable[int]) -> None:
+    """Put what earlier attacks left of some images in the place of what is there."""
+    for i in images:  # files have what was found without an attack
+        record.predictions[i], record.score[i] = worst.predictions[i], 0.0
+        record.origin[i] = worst.origin[i]
+        if not worst.rounded:
+            record.rounded = []
+        elif record.rounded:
+            record.rounded[i] = worst.rounded[i]

@@ -22,19 +22,18 @@ from mmdiff.registry import LOOPS
 from ..gallery import TASKS
 from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
+from .adversarial_sets import sets_of
 from .cached_runs import CachedRuns
 from .flags import check_step, compare_rows
-from .image_set import ImageSet, image_names, is_empty
+from .image_set import ImageSet, count_on_larger_canvas, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .randomness import watch_randomness
 from .robust_plan import RobustPlan, Step, build_attacks
-from .rows import Outcome, RowFiller
-from .settings import check_settings
+from .rows import Outcome, RowFiller, chosen_origin
+from .settings import NO_IMAGES, check_evaluations, check_settings
 from .trial import try_attacks
-
-NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
 
 
 @LOOPS.register_module()
@@ -78,6 +77,9 @@ class RobustTestLoop(TestLoop):
         leave_out: Leave out attacks that have no meaning for the model, and say so in
             log and report, instead of refusing to run; presets set it.
         indices: Take this number of first images only, of any dataset or wrapper.
+        save_adversarial: Folder in which to write the images of every row as a data
+            set (:class:`~mmdiff.engine.loops.adversarial_sets.AdversarialSets`).
+        save_format: ``'png'`` (8 bits, the default) or ``'npy'`` (exact values).
         evaluations: Of a model that draws: how often the clean images, and what each
             attack left, are tested, each time with other seeds. Rows are the mean (see
             :mod:`mmdiff.evaluation.evaluations`).
@@ -111,6 +113,8 @@ class RobustTestLoop(TestLoop):
         interval: int = 10,
         leave_out: bool = False,
         indices: int | None = None,
+        save_adversarial: str | None = None,
+        save_format: str | None = None,
         evaluations: int = 1,
     ) -> None:
         try:
@@ -119,9 +123,8 @@ class RobustTestLoop(TestLoop):
             if is_empty(dataloader):
                 raise ValueError(NO_IMAGES) from None
             raise
-        if is_empty(self.dataloader) or indices == 0:
-            raise ValueError(NO_IMAGES)
-        check_settings(protocol, indices, evaluations, skip_fooled)
+        check_settings(protocol, indices, len(self.dataloader.dataset))
+        check_evaluations(evaluations, skip_fooled)
         self.attacks = build_attacks(attacks)
         self.protocol = protocol
         self.skip_fooled, self.fresh = skip_fooled, fresh
@@ -131,10 +134,10 @@ class RobustTestLoop(TestLoop):
         self.num_gallery = num_gallery
         self.leave_out = leave_out
         self.indices, self.evaluations = indices, evaluations
-        self._connect(fp16, interval)
-        self.num_checked = self.images.count_whole_batches(sanity_images)
+        self._connect(fp16, interval, sanity_images)
+        self.sets = sets_of(save_adversarial, save_format, self.runs)
 
-    def _connect(self, fp16: bool, interval: int) -> None:
+    def _connect(self, fp16: bool, interval: int, sanity_images: int) -> None:
         """Build what knows the task: oracle, images, scorer, and the runs on them."""
         self.results = Results(self.name, [])
         dataset = self.dataloader.dataset
@@ -142,6 +145,7 @@ class RobustTestLoop(TestLoop):
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
+        self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
         if not self.evaluator.dataset_meta:  # torch's Subset hides it
             self.evaluator.dataset_meta = metainfo
@@ -160,7 +164,6 @@ class RobustTestLoop(TestLoop):
         self.runner.model.eval()
         batch = pseudo_collate([self.dataloader.dataset[0]])
         self._check(batch)
-        self.runs.open(self.fresh)
         self.plan = RobustPlan(
             self.attacks,
             len(self.images),
@@ -169,6 +172,10 @@ class RobustTestLoop(TestLoop):
             self.skip_fooled,
             self.evaluations,
         )
+        self.runs.locate()
+        if self.sets is not None:
+            self.sets.open(self.plan, batch, self.name)
+        self.runs.open(self.fresh)
         self._run_plan()
         metrics = {}
         for entry in self.results.entries:
@@ -221,11 +228,13 @@ class RobustTestLoop(TestLoop):
         sanity = self._run_controls()
         sanity.clean_runs_differ = self.randomness.differing
         sanity.probes = self.probes
-        sanity.larger_canvas = self._count_on_larger_canvas()
+        sanity.larger_canvas = count_on_larger_canvas(self.images, self.runner)
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
         for sentence in describe_evaluations(self.results):
             self.runner.logger.info(sentence)
+        if self.sets is not None:
+            self.sets.finish(self.results)
         self._write()  # before pictures: nothing that befalls them costs the report
         if self.runs.rank == 0 and self.oracle.task in TASKS:
             shown = shown_images(self.images, self.num_gallery)
@@ -245,7 +254,7 @@ class RobustTestLoop(TestLoop):
             )
         entry.flags += check_clean(entry)
         self.results.image_ids = image_names(self.images)
-        self._add(entry)
+        self._add(entry, self.clean.origin)
 
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
@@ -257,20 +266,23 @@ class RobustTestLoop(TestLoop):
         for run in step.runs:
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
-        self.outcomes.append(self.rows.fill(step, runs))
+        outcome = self.rows.fill(step, runs)
+        self.outcomes.append(outcome)
         entry.flags += check_step(step, self.results.clean, self.probes)
-        self._add(entry)
+        self._add(entry, outcome.record.origin)
 
     def _within(self, budget: Budget) -> list[Outcome]:
         """Attacks so far that may do no more than the budget allows."""
         outcomes = [o for o in self.outcomes if o.step.entry.role == 'attack']
         return [o for o in outcomes if o.step.entry.budget in budget]
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry, origin: list[str]) -> None:
         self.results.entries.append(entry)
         self.rows.save_tables(self.results, self.out)
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
+        if self.sets is not None:
+            self.sets.write(entry, origin, self.results)
 
     def _add_worst_case(self, budget: Budget) -> None:
         """Add the worst of no attack and all attacks within one budget."""
@@ -279,17 +291,7 @@ class RobustTestLoop(TestLoop):
         if sum(len(outcome.runs) for outcome in here) > 1:
             entry = self.rows.worst_case(budget, self.clean, inside)
             entry.flags += self.randomness.flags(entry)
-            self._add(entry)
-
-    def _count_on_larger_canvas(self) -> int:
-        count = self.images.count_on_larger_canvas(self.runner.model)
-        if count:
-            self.runner.logger.warning(
-                f'{count} of {len(self.images)} images pad to less than their batch: '
-                'they are predicted on a larger canvas than they are attacked on. With '
-                'test_dataloader.batch_size=1 both are the same.'
-            )
-        return count
+            self._add(entry, chosen_origin(entry, self.clean, inside))
 
     def _run_controls(self) -> RunSanity:
         """Compare one attack with its controls."""

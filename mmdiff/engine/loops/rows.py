@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +100,7 @@ class RowFiller:
         entry.num_images, all_of_it = len(record.predictions), record.evaluations
         metrics = [self.metrics(one) for one in all_of_it]
         entry.metrics = mean_by_name(metrics)
+        entry.metrics_after_rounding = self._after_rounding(entry, record)
         entry.image_score = float(record.mean_score.mean())
         entry.image_scores = record.mean_score.tolist()
         if record.others:
@@ -121,6 +122,18 @@ class RowFiller:
             queries=record.stats.queries,
             peak_mem=record.peak_mem,
         )
+
+    def _after_rounding(
+        self, entry: Entry, record: RunRecord
+    ) -> dict[str, float] | None:
+        """Metrics on images in whole pixel values; ``None`` if they are not known."""
+        several = record.evaluations
+        if not all(one.rounded for one in several):
+            return None
+        if all(one.is_whole for one in several):
+            return dict(entry.metrics)
+        rounded = [replace(one, predictions=one.rounded) for one in several]
+        return mean_by_name([self.metrics(one) for one in rounded])
 
     def save_tables(self, results: Results, out: Path) -> None:
         """Write what intervals are made of beside the report, which says how."""
@@ -236,3 +249,20 @@ def objective_ends(
     if start is None or not count:
         return None
     return start / count, float(np.nansum(losses) / count)
+
+
+def chosen_origin(
+    entry: Entry, clean: RunRecord, inside: Sequence[Outcome]
+) -> list[str]:
+    """Run that each image of a worst case comes from; see ``RunRecord.origin``.
+
+    Args:
+        entry: Row of the worst case.
+        clean: Record of the clean run.
+        inside: Outcomes that it was made of.
+    """
+    records = {'clean': clean}
+    for outcome in inside:
+        names = [run.name for run in outcome.step.runs]
+        records.update(zip(names, outcome.runs))
+    return [records[run].origin[i] for i, run in enumerate(entry.chosen)]

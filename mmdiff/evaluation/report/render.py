@@ -10,6 +10,7 @@ from typing import Any
 
 from ..entry import Entry
 from ..evaluations import range_of
+from ..rounding import rounded_mark
 from ..tables import markdown, page_table, share, spread
 from .page import Page
 from .read import ReportModel
@@ -21,6 +22,7 @@ COLUMNS = (
     'label',
     'norm',
     'eps',
+    'mask',
     'steps',
     'restarts',
     'eot',
@@ -38,6 +40,7 @@ COLUMNS = (
     'kept_high',
     'image_score',
     'worst_restart',
+    'after_rounding',
     'cumulative',
     'upper_bound',
     'seconds',
@@ -62,6 +65,7 @@ def render(page: Page) -> str:
     environment.filters['share'] = share
     environment.filters['spread'] = spread
     environment.filters['range_of'] = range_of
+    environment.filters['rounded_mark'] = rounded_mark
     return environment.get_template('report.html.j2').render(vars(page))
 
 
@@ -103,6 +107,7 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'label': entry.label,
         'norm': entry.norm,
         'eps': entry.eps,
+        'mask': entry.budget.mask if entry.budget else '',
         'steps': entry.steps,
         'restarts': entry.restarts,
         'eot': entry.eot,
@@ -120,6 +125,7 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'kept_high': entry.kept_interval and entry.kept_interval[1],
         'image_score': entry.image_score,
         'worst_restart': entry.worst_restart,
+        'after_rounding': entry.after_rounding,
         'cumulative': entry.cumulative,
         'upper_bound': entry.upper_bound,
         'seconds': entry.cost.seconds,
