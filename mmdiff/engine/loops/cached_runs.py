@@ -15,7 +15,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
-from mmengine.runner.amp import autocast
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle
 from mmdiff.evaluation.record import VERSION, RunRecord
@@ -24,12 +23,12 @@ from mmdiff.evaluation.worst_case import worst_run
 from mmdiff.utils.digests import SHORT, digest_file, digest_json, digest_tensors
 from mmdiff.utils.modules import device_of, unwrap
 
-from .batches import Answer, Batch, copied, take_over, untouched
+from .batches import Batch, take_over, untouched
 from .image_set import ImageSet
 from .image_store import ImageStore
+from .predictor import Predictor
 from .progress import Progress, peak_memory
 from .robust_plan import Run
-from .seeds import batch_seed, seeded
 from .whole_pixels import OwnPixels, is_whole
 
 
@@ -66,6 +65,7 @@ class CachedRuns:
         self.scorer = scorer
         self.fp16 = fp16
         self.interval = interval
+        self.predictor = Predictor(runner, scorer, fp16)
         self.rank, self.world = get_dist_info()
         self.progress = Progress([], 0.0)
         self.store: ImageStore | None = None
@@ -252,52 +252,17 @@ class CachedRuns:
             else:
                 inputs = self._round(run, batch, data, attacked, skip)
                 answers = [
-                    self._answer(run, span, attacked, inputs, seed)
+                    self.predictor.answer(run, span, attacked, inputs, seed)
                     for seed in range(run.evaluations)
                 ]
-        records = [self._record(run, span, answer, losses) for answer in answers]
+        records = [
+            self.predictor.record(run, span, answer, losses) for answer in answers
+        ]
         first, *first.others = records
         first.stats, first.peak_mem = stats, peak[0]
         for record in records:
             record.blocked = blocked
         return first
-
-    def _record(
-        self, run: Run, span: range, answer: Answer, losses: list[float]
-    ) -> RunRecord:
-        predictions, rounded = answer
-        scores = [self.scorer.image_score(i, p) for i, p in zip(span, predictions)]
-        return RunRecord(
-            predictions,
-            np.array(losses, float),
-            np.array(scores, float),
-            AttackStats(),
-            rounded=rounded if run.of_row else [],
-        )
-
-    def _answer(
-        self,
-        run: Run,
-        span: range,
-        data: dict,
-        inputs: Sequence[torch.Tensor] | torch.Tensor | None,
-        seed: int,
-    ) -> Answer:
-        """Predict images, and those in whole pixel values if they are others."""
-        predictions = rounded = self._predict(run, span, data, seed)
-        if inputs is not None:
-            rounded = self._predict(run, span, {**data, 'inputs': inputs}, seed)
-        return predictions, rounded
-
-    def _predict(self, run: Run, span: range, data: dict, seed: int) -> list[dict]:
-        """Predict one evaluation; the data stay as they are for the next one."""
-        name = run.seeded_as or run.name
-        with (
-            seeded(batch_seed(name, span.start, seed)),
-            autocast(enabled=self.fp16),
-        ):
-            outputs = self.runner.model.test_step(copied(data))
-        return [self.scorer.read(output) for output in outputs]
 
     def _round(
         self, run: Run, batch: Batch, data: dict, attacked: dict, skip: list[bool]

@@ -251,6 +251,28 @@ def test_one_evaluation_of_a_model_that_draws_is_said(once):
     assert 'each value is of one draw' in sentence and '--evaluations 8' in sentence
 
 
+def test_metrics_after_rounding_are_the_mean_with_the_same_seeds(runner):
+    attacks = [dict(ATTACKS_OF_BOTH[0], eps=0.4)]  # rounding gives the clean image
+    tested = runner(attacks=attacks, evaluations=3)
+    rows = run(tested)
+    row = rows['shift_total_eps0.4']
+    name = 'shift_total_eps0.4'
+    expected = [by_hand(tested, seed, name, 0) for seed in (0, 1, 2)]
+    assert row['metrics_after_rounding'][MAP] == pytest.approx(np.mean(expected))
+    assert rows['clean']['metrics_after_rounding'] == rows['clean']['metrics']
+
+
+def test_a_worst_case_of_several_choices_is_not_saved(runner, tmp_path):
+    folder = tmp_path / 'saved'
+    tested = runner(evaluations=2, save_adversarial=str(folder))
+    run(tested)
+    assert {path.name for path in folder.iterdir() if path.is_dir()} == {
+        'clean',
+        'shift_total_eps8',
+        'darken_total_eps8',
+    }
+
+
 def test_seeds_that_fix_nothing_are_flagged(runner, thrice):
     flags = run(runner('own', model=dict(own=True), evaluations=2))['clean']['flags']
     assert [flag['code'] for flag in flags] == ['noise_without_seed']
