@@ -39,7 +39,7 @@ def folder_name(key: str) -> str:
 
     Example:
         >>> folder_name('pgd_total_eps0.5'), folder_name('apgd_Mine_k[1, 2]_eps4')
-        ('pgd_total_eps0.5', 'apgd_Mine_k_1_2_eps4')
+        ('pgd_total_eps0.5', 'apgd_Mine_k_1_2__eps4')
     """
     return re.sub(r'[^\w.+-]+', '_', key)
 
