@@ -238,6 +238,7 @@ class AdversarialSets:
             'attack': entry.attack,
             'norm': entry.norm,
             'eps': entry.eps,
+            'mask': entry.budget.mask if entry.budget else '',
             'settings': entry.settings,
             'model': results.name,
             'config': results.config,

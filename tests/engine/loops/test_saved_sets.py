@@ -113,6 +113,26 @@ def test_png_sets_give_what_the_rounded_attack_leaves(robust, measure, tmp_path)
         assert read_image(image).shape == (96, 96, 3)
 
 
+def test_a_masked_set_names_its_mask_and_keeps_all_other_pixels(robust, tmp_path):  # noqa: F811
+    out = tmp_path / 'sets'
+    attack = dict(type='mmdiff.PGD', eps=4, steps=1, mask=(0, 0, 0.5, 1))
+    run(robust([attack], save_adversarial=str(out)))
+    folders = {about(path.parent)['role']: path.parent for path in out.glob('*/*.json')}
+    told = about(folders['attack'])
+    assert (
+        told['mask'] == 'rectangle 0,0,0.5,1' and about(folders['clean'])['mask'] == ''
+    )
+    readme = (folders['attack'] / 'README.md').read_text()
+    assert 'eps 4, mask rectangle 0,0,0.5,1' in readme
+    for name in told['origin']:
+        one, clean = (
+            read_image(folders[role] / 'images' / name) for role in ('attack', 'clean')
+        )
+        half = one.shape[1] // 2
+        assert (one[:, half:] == clean[:, half:]).all()
+        assert (one[:, :half] != clean[:, :half]).any()
+
+
 def test_float_sets_give_what_the_row_says(robust, measure, toy_root, tmp_path):  # noqa: F811
     out = tmp_path / 'sets'
     runner = make_runner(toy_root, tmp_path, dict())
