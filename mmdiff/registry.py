@@ -52,4 +52,4 @@ ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks.register
 OBJECTIVES = Registry(
     'objective', scope='mmdiff', locations=['mmdiff.attacks.registered']
 )
-MASKS = Registry('mask', scope='mmdiff', locations=['mmdiff.attacks.registered'])
+MASKS = Registry('mask', scope='mmdiff', locations=['mmdiff.attacks.masks'])

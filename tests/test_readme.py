@@ -137,7 +137,7 @@ def test_configs_are_read_and_their_parts_exist(block, tmp_path):
     path.write_text(with_paths(block.text, tmp_path))
     cfg = Config.fromfile(path)
     for hook in cfg.get('custom_hooks', []):
-        assert HOOKS.get(hook.type) and ATTACKS.build(hook.attack)
+        assert HOOKS.build(hook)
     if 'attacks' in cfg.get('test_cfg', {}):
         assert LOOPS.get(cfg.test_cfg.type)
         for attack in cfg.test_cfg.attacks:

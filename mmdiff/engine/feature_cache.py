@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmdiff.models import DiffusionUNet
-from mmdiff.utils.digests import digest_json
+from mmdiff.utils.digests import digest_json, digest_tensors
 from mmdiff.utils.files import whole_file
 from mmdiff.version import __version__
 
@@ -208,9 +208,22 @@ class FeatureCache:
         ]
 
     def _fingerprint(self, backbone: DiffusionUNet) -> bytes:
-        """SHA-256 of the prior's weights, taken anew when one was written to."""
-        tensors = [*backbone.model.parameters(), *backbone.model.buffers()]
-        state = tuple(n for t in tensors for n in (t.data_ptr(), t._version))
+        """SHA-256 of all that the prior is, taken anew when a tensor was written to.
+
+        It is more than the fingerprint of checkpoints: of the schedule, say, nothing is
+        in a state dict, and the same weights mean something else with another one.
+        """
+        model = backbone.model
+        named = [*model.named_parameters(), *model.named_buffers()]
+        state = tuple(n for _, t in named for n in (t.data_ptr(), t._version))
         if state != self._state:
-            self._state, self._prior = state, backbone.model.fingerprint()
+            settings = [
+                (name, type(module), dict(getattr(module, 'config', {})))
+                for name, module in model.named_modules()
+            ]
+            latent = getattr(model, 'latent', None)
+            self._state = state
+            self._prior = (
+                digest_tensors(named) + digest_json([settings, latent]).encode()
+            )
         return self._prior

@@ -26,8 +26,8 @@ SOURCE = dict(
 
 def make_backbone(**kwargs):
     torch.manual_seed(0)
-    settings = dict(timestep=10, out_indices=('mid', 'up.1'))
-    return DiffusionUNet(SOURCE, **{**settings, **kwargs})
+    settings = dict(model=SOURCE, timestep=10, out_indices=('mid', 'up.1'))
+    return DiffusionUNet(**{**settings, **kwargs})
 
 
 def count_blocks(backbone):
@@ -94,6 +94,8 @@ def test_an_attack_gets_its_gradient(tmp_path):
         {'num_noise': 2},
         {'noise': 'none'},
         {'out_indices': ('mid',)},
+        {'model': dict(source=SOURCE, schedule=dict(beta_schedule='scaled_linear'))},
+        {'model': dict(SOURCE, act_fn='relu')},  # the same weights
     ],
     ids=str,
 )
@@ -224,7 +226,7 @@ def train(folder, name, hooks, by_epoch=True, **kwargs):
         randomness=dict(seed=0),
         log_level='WARNING',
         experiment_name=name,
-        default_scope='mmengine',
+        default_scope='mmdet',  # as for all tests of the process
     )
     runner.train()
     return passes, model.fc.weight.detach()

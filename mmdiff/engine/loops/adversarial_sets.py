@@ -39,7 +39,7 @@ def folder_name(key: str) -> str:
 
     Example:
         >>> folder_name('pgd_total_eps0.5'), folder_name('apgd_Mine_k[1, 2]_eps4')
-        ('pgd_total_eps0.5', 'apgd_Mine_k_1_2_eps4')
+        ('pgd_total_eps0.5', 'apgd_Mine_k_1_2__eps4')
     """
     return re.sub(r'[^\w.+-]+', '_', key)
 
@@ -245,6 +245,7 @@ class AdversarialSets:
             'attack': entry.attack,
             'norm': entry.norm,
             'eps': entry.eps,
+            'mask': entry.budget.mask if entry.budget else '',
             'settings': entry.settings,
             'model': results.name,
             'config': results.config,
@@ -292,6 +293,11 @@ def _notes(about: Mapping[str, Any]) -> list[str]:
         notes.append(f'{clean} images are the clean ones: no attack changed them.')
     if about['role'] == 'attack' and len(about['images_of']) > 1:
         notes.append('Images are of several runs; budget.json has that of each image.')
+    if (
+        about['role'] != 'clean'
+        and about['on_disk']['unchanged'] == about['num_images']
+    ):
+        notes.append('Every image is the clean one: these files hold no attack.')
     return notes
 
 

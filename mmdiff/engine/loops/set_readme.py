@@ -32,6 +32,8 @@ def readme(about: Mapping[str, Any], reading: str) -> str:
         lines.append(f'{about["num_images"]} clean images, as the model gets them.')
     else:
         asked = 'no budget' if about['eps'] is None else f'eps {about["eps"]:g}'
+        if about['mask']:
+            asked += f', mask {about["mask"]}'
         lines += [
             f'{about["num_images"]} images, attacked on {about["model"]} '
             f'(config `{about["config"]}`, checkpoint `{about["checkpoint"]}`).',

@@ -100,15 +100,37 @@ def test_png_sets_give_what_the_rounded_attack_leaves(robust, measure, tmp_path)
         assert measure(coco) == pytest.approx(value, abs=1e-6)
         told = about(out / key)
         assert told['metric_of_files'] == value
-        assert told['on_disk']['linf_max'] <= told['eps'] and told['notes'] == []
+        assert told['on_disk']['linf_max'] <= told['eps']
     # Less than one pixel value is nothing in 8 bits.
-    assert about(out / 'pgd_total_eps0.5')['on_disk']['unchanged'] == 4
+    weak, strong = (about(out / f'pgd_total_eps{eps}') for eps in (0.5, 6))
+    assert weak['on_disk']['unchanged'] == 4 and 'hold no attack' in weak['notes'][0]
+    assert strong['on_disk']['unchanged'] == 0 and strong['notes'] == []
     weak, strong = (rows[f'pgd_total_eps{eps}'] for eps in (0.5, 6))
     assert weak['metrics_after_rounding'] == rows['clean']['metrics']
     assert main_metric(strong['metrics_after_rounding']) < 0.8
     assert measure(voc) == main_metric(strong['metrics_after_rounding'])
     for image in (out / 'clean' / 'images').iterdir():
         assert read_image(image).shape == (96, 96, 3)
+
+
+def test_a_masked_set_names_its_mask_and_keeps_all_other_pixels(robust, tmp_path):  # noqa: F811
+    out = tmp_path / 'sets'
+    attack = dict(type='mmdiff.PGD', eps=4, steps=1, mask=(0, 0, 0.5, 1))
+    run(robust([attack], save_adversarial=str(out)))
+    folders = {about(path.parent)['role']: path.parent for path in out.glob('*/*.json')}
+    told = about(folders['attack'])
+    assert (
+        told['mask'] == 'rectangle 0,0,0.5,1' and about(folders['clean'])['mask'] == ''
+    )
+    readme = (folders['attack'] / 'README.md').read_text()
+    assert 'eps 4, mask rectangle 0,0,0.5,1' in readme
+    for name in told['origin']:
+        one, clean = (
+            read_image(folders[role] / 'images' / name) for role in ('attack', 'clean')
+        )
+        half = one.shape[1] // 2
+        assert (one[:, half:] == clean[:, half:]).all()
+        assert (one[:, :half] != clean[:, :half]).any()
 
 
 def test_float_sets_give_what_the_row_says(robust, measure, toy_root, tmp_path):  # noqa: F811
