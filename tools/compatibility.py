@@ -18,7 +18,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.structures import InstanceData
+from mmengine.structures import InstanceData, PixelData
 from rich.console import Console
 from rich.progress import track
 
@@ -136,6 +136,13 @@ WITHOUT_ROW = {
 # DETR's relatives choose 900 queries among the cells of their features; DDOD has a
 # kernel larger than the smallest level of a small image.
 LARGE = {'DDOD': 384, 'DDQ DETR': 256, 'DINO': 256}
+# Of all its boxes at once the head of Grid R-CNN keeps more than 24 GiB.
+FEWER_BOXES = {
+    FAMILIES['Grid R-CNN']: {
+        'model.train_cfg.rcnn.max_num_grid': 8,
+        'model.test_cfg.rcnn.max_per_img': 8,
+    }
+}
 HEADER = """# What runs on which detector
 
 Made by `python tools/compatibility.py` ({versions}): each detector from mmdet's
@@ -200,6 +207,7 @@ def build_detector(name: str) -> torch.nn.Module:
     """An mmdet detector with random weights, in eval mode."""
     cfg: Config = get_config(f'mmdet::{name}.py')
     without_weights(cfg.model)
+    cfg.merge_from_dict(FEWER_BOXES.get(name, {}))
     if 'teacher_config' in cfg.model:  # a path from the root of mmdet's sources
         name = cfg.model.teacher_config.removeprefix('configs/')
         cfg.model.teacher_config = get_config(f'mmdet::{name}')
@@ -213,7 +221,7 @@ def build_detector(name: str) -> torch.nn.Module:
     return model
 
 
-def make_batch(side: int, with_masks: bool) -> dict:
+def make_batch(side: int, with_masks: bool, with_map: bool) -> dict:
     """One image with two objects, as a test pipeline gives it."""
     generator = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (3, side, side), generator=generator).byte()
@@ -231,6 +239,8 @@ def make_batch(side: int, with_masks: bool) -> dict:
         for mask, box in zip(masks, boxes.round().int().tolist()):
             mask[box[1] : box[3], box[0] : box[2]] = 1
         sample.gt_instances.masks = BitmapMasks(masks.numpy(), side, side)
+    if with_map:
+        sample.gt_sem_seg = PixelData(sem_seg=torch.zeros(1, side, side).long())
     return {'inputs': [image], 'data_samples': [sample]}
 
 
@@ -275,8 +285,9 @@ def try_family(family: str, side: int, table: Table) -> None:
         table.rows[family] = [cell] * len(ATTACKS)
         return
     # mmdet's RTMDet fails on masks that it does not need.
-    with_masks = any('mask' in name.lower() for name, _ in model.named_modules())
-    batch = make_batch(LARGE.get(family, side), with_masks)
+    names = ' '.join(name.lower() for name, _ in model.named_modules())
+    side = LARGE.get(family, side)
+    batch = make_batch(side, 'mask' in names, 'semantic' in names)
     answers = [try_attack(attack, model, batch) for attack in ATTACKS.values()]
     table.rows[family] = [
         answer if answer == 'yes' else table.refer(answer) for answer in answers

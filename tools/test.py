@@ -49,13 +49,7 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         help='further settings of the attacks: restarts=3 objective=cls',
     )
     parser.add_argument('--indices', type=int, help='attack the first N images only')
-    parser.add_argument(
-        '--evaluations',
-        type=int,
-        metavar='N',
-        help='of a model that draws (fresh noise, dropout): test what each attack left '
-        'N times, with other seeds; rows are the mean, with lowest and highest',
-    )
+    add_flag_of_evaluations(parser)
     parser.add_argument(
         '--skip-fooled',
         action='store_true',
@@ -66,6 +60,16 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     resume.add_argument('--resume', action='store_true', help='the default')
     resume.add_argument('--fresh', action='store_true', help='forget earlier runs')
     return parser.parse_known_args()
+
+
+def add_flag_of_evaluations(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--evaluations',
+        type=int,
+        metavar='N',
+        help='of a model that draws (fresh noise, dropout): test what each attack left '
+        'N times, with other seeds; rows are the mean, with lowest and highest',
+    )
 
 
 def add_flags_of_saving(parser: argparse.ArgumentParser) -> None:

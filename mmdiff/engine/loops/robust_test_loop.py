@@ -131,8 +131,7 @@ class RobustTestLoop(TestLoop):
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
         self.name = name or name_of(runner.cfg)
         self.train_seconds = train_seconds
-        self.num_gallery = num_gallery
-        self.leave_out = leave_out
+        self.num_gallery, self.leave_out = num_gallery, leave_out
         self.indices, self.evaluations = indices, evaluations
         self._connect(fp16, interval, sanity_images)
         self.sets = sets_of(save_adversarial, save_format, self.runs)
