@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,6 +116,23 @@ class FeatureStore:
                 path.unlink(missing_ok=True)
 
 
+def mirror(x: Tensor, widths: Sequence[int]) -> Tensor:
+    """Mirror images left to right, and leave the padding on their right where it is.
+
+    Args:
+        x: Images, (N, C, H, W).
+        widths: Columns of each that are not padding.
+
+    Example:
+        >>> mirror(torch.tensor([[[[1, 2, 0]]]]), [2]).flatten()
+        tensor([2, 1, 0])
+    """
+    out = x.clone()
+    for image, width in zip(out, widths, strict=True):
+        image[..., :width] = image[..., :width].flip(-1)
+    return out
+
+
 @dataclass(eq=False)
 class FeatureCache:
     """Answers for a :class:`~mmdiff.models.DiffusionUNet` as long as it is frozen.
@@ -132,6 +149,9 @@ class FeatureCache:
 
     Attributes:
         hits, misses: Images that were found, and that were computed.
+        widths: Columns of each image of the batch that are not padding; if given, the
+            mirror images of those that are computed are computed along, to be found
+            when they come.
 
     Raises:
         ValueError: For an unknown precision, or no room.
@@ -142,6 +162,7 @@ class FeatureCache:
     max_gb: float = 20.0
     hits: int = field(default=0, init=False)
     misses: int = field(default=0, init=False)
+    widths: Sequence[int] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -173,16 +194,37 @@ class FeatureCache:
         self.hits += len(names) - len(missing)
         self.misses += len(missing)
         if missing:
-            kept = [
-                out.detach().to('cpu', PRECISIONS[self.precision])
-                for out in compute(x[missing])
-            ]
-            for k, i in enumerate(missing):
-                values = [out[k].clone() for out in kept]
+            new = self._compute(x[missing], compute)
+            for i, values in zip(missing, new):
                 self.store.put(names[i], values)
                 entries[i] = values
+            self._mirror(backbone, x, missing, compute)
         levels = zip(*(values for values in entries if values is not None), strict=True)
         return tuple(torch.stack(level).to(x) for level in levels)
+
+    def _compute(self, x: Tensor, compute: Callable) -> list[list[Tensor]]:
+        """Compute the features of images, a list for each, in the cache's precision."""
+        kept = [
+            out.detach().to('cpu', PRECISIONS[self.precision]) for out in compute(x)
+        ]
+        return [[out[k].clone() for out in kept] for k in range(len(x))]
+
+    def _mirror(
+        self,
+        backbone: DiffusionUNet,
+        x: Tensor,
+        images: Sequence[int],
+        compute: Callable,
+    ) -> None:
+        """Keep the features of mirror images that are not there yet."""
+        if len(self.widths) != len(x) or max(self.widths) > x.shape[-1]:
+            return  # not the batch that the widths are of
+        mirrored = mirror(x[images], [self.widths[i] for i in images])
+        names = self._names(backbone, mirrored)
+        new = [k for k, name in enumerate(names) if self.store.get(name) is None]
+        if new:
+            for k, values in zip(new, self._compute(mirrored[new], compute)):
+                self.store.put(names[k], values)
 
     def _names(self, backbone: DiffusionUNet, x: Tensor) -> list[str]:
         """Names of the entries of a batch."""

@@ -201,11 +201,11 @@ class Head(BaseModel):
         return {'loss': (out - inputs.mean((1, 2, 3))).square().mean()}
 
 
-def train(folder, name, hooks, by_epoch=True, **kwargs):
+def train(folder, name, hooks, by_epoch=True, data=list, **kwargs):
     torch.manual_seed(0)
     model = Head(**kwargs)
     passes = count_blocks(model.backbone)
-    data = [{'inputs': x} for x in images(8)]
+    data = data({'inputs': x} for x in images(8))
     if by_epoch:
         loop = dict(type='EpochBasedTrainLoop', max_epochs=3)
     else:
@@ -242,6 +242,44 @@ def test_training_after_the_first_epoch_runs_no_block(tmp_path, by_epoch):
     # Another run of the same prior has nothing left to compute.
     again, weight = train(tmp_path, f'again{by_epoch}', [hook], by_epoch)
     assert again == [] and torch.allclose(weight, expected, atol=1e-6)
+
+
+class Flipping(list):
+    """Images of which each epoch flips others, as its pipeline says."""
+
+    class RandomFlip:
+        pass
+
+    pipeline = [RandomFlip()]
+
+    def __getitem__(self, i):
+        inputs = super().__getitem__(i)['inputs']
+        return {'inputs': inputs.flip(-1) if torch.rand(()) < 0.5 else inputs}
+
+
+def test_flips_are_found_from_the_second_epoch_on(tmp_path):
+    hook = dict(type='mmdiff.FeatureCacheHook', folder=tmp_path / 'f', precision='fp32')
+    plain, expected = train(tmp_path, 'plain', [], data=Flipping)
+    cached, weight = train(tmp_path, 'cached', [hook], data=Flipping)
+    assert plain == [4] * 6 and cached == [4] * 4
+    assert torch.allclose(weight, expected, atol=1e-6)
+    hook = dict(hook, folder=tmp_path / 'g', flips=False)
+    assert len(train(tmp_path, 'later', [hook], data=Flipping)[0]) > 2
+
+
+def test_padding_stays_where_it_is_in_a_mirror_image(tmp_path):
+    backbone, x = make_backbone(), images(2)
+    x[0, ..., 12:] = 0
+    backbone.feature_cache = cache = FeatureCache(tmp_path, 'fp32')
+    cache.widths = [12, 16]
+    backbone(x)
+    cache.widths = ()
+    flipped = torch.cat([x[:1, ..., :12].flip(-1), x[:1, ..., 12:]], -1)
+    backbone(torch.cat([flipped, x[1:].flip(-1)]))
+    assert (cache.hits, cache.misses) == (2, 2)
+    cache.widths = [40, 16]  # of another batch
+    backbone(images(2, seed=1))
+    assert len(list(tmp_path.glob('*/*'))) == 6
 
 
 def test_a_backbone_that_changes_is_refused_before_training(tmp_path):
