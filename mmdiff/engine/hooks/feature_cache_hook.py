@@ -27,8 +27,8 @@ class FeatureCacheHook(Hook):
     without augmentation or with flips each image has one or two entries; of random
     crops none is ever found again. Where the pipeline flips, the mirror image of a new
     image is computed along: the first epoch takes twice the time, and later ones find
-    what else they would compute by and by. Batches of images of several sizes are padded to the
-    largest, and each canvas is an entry of its own.
+    what else they would compute by and by. Batches of images of several sizes are
+    padded to the largest, and each canvas is an entry of its own.
 
     Testing is never served from the cache, validation if asked.
 
