@@ -1,0 +1,44 @@
+"""The scripts of tools/benchmarks run, at a size at which they measure nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / 'tools' / 'benchmarks'
+
+
+def run(folder, script, *flags):
+    """What a script writes as JSON, run from a folder of its own."""
+    out = folder / 'out.json'
+    command = [sys.executable, str(FOLDER / script), *flags, '--out', str(out)]
+    paths = [str(ROOT), os.environ.get('PYTHONPATH', '')]
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(paths), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(out.read_text())
+    assert result['machine']['gflops'] > 0 and result['machine']['versions']['torch']
+    return result
+
+
+@pytest.mark.slow
+def test_features_run_fewer_operations_than_a_whole_forward(tmp_path):
+    flags = ['--prior', 'tiny', '--batch', '1', '--rounds', '1', '--taps', 'mid', 'all']
+    result = run(tmp_path, 'features.py', *flags)
+    mid, everything = result['seconds']['mid'], result['seconds']['all']
+    assert mid['mmdiff']['flops'] < 0.5 * mid['hooks']['flops']
+    assert everything['mmdiff']['flops'] > 0.9 * everything['hooks']['flops']
+    assert all(len(way['seconds']) == 1 for way in mid.values())
+
+
+@pytest.mark.slow
+def test_attacks_are_timed_beside_a_loop_that_makes_as_many_gradients(tmp_path):
+    flags = ['--detectors', 'yolox-nano', '--batches', '1', '--size', '64']
+    result = run(tmp_path, 'attack_speed.py', *flags, '--steps', '2', '--rounds', '1')
+    assert result['seconds']['yolox-nano 1']['grad_evals'] == 2
+    ways = [row['PGD of'] for row in result['rows']]
+    assert ways[:2] == ['loop of ten lines', 'mmdiff'] and 'ART' in ways
