@@ -69,6 +69,9 @@ class DiffusionFPN(BaseModule):
         # Coarser levels than any tap come from the FPN, but it needs one to start from.
         coarsest = max(*in_strides, out_strides[0])
         self.base_strides = [s for s in out_strides if s <= coarsest]
+        # Decided here, once: compilers do not see through the choice.
+        self.levels = [_nearest(s, self.base_strides) for s in in_strides]
+        self.sources = [_nearest(s, self.levels) for s in self.base_strides]
         self.fpn = FPN(
             in_channels=[out_channels] * len(self.base_strides),
             out_channels=out_channels,
@@ -94,15 +97,13 @@ class DiffusionFPN(BaseModule):
         height, width = (side * self.in_strides[0] for side in inputs[0].shape[-2:])
         sizes = {s: (-(-height // s), -(-width // s)) for s in self.base_strides}
         levels: dict[int, Tensor] = {}
-        for x, stride, project in zip(inputs, self.in_strides, self.projections):
-            level = _nearest(stride, self.base_strides)
+        for x, level, project in zip(inputs, self.levels, self.projections):
             x = _resample(project(x), sizes[level])
             levels[level] = levels[level] + x if level in levels else x
-        filled = list(levels)
         return self.fpn(
             tuple(
-                _resample(levels[_nearest(stride, filled)], size)
-                for stride, size in sizes.items()
+                _resample(levels[source], size)
+                for source, size in zip(self.sources, sizes.values())
             )
         )
 
