@@ -1,0 +1,35 @@
+"""CIFAR-10 as class folders: data/cifar10/{train,minitest}/{airplane,...}/*.jpg."""
+
+image_pipeline = [dict(type='LoadImageFromFile')]
+where = dict(type='CustomDataset', data_root='data/cifar10')
+
+train_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(
+        **where,
+        data_prefix='train',
+        pipeline=[
+            *image_pipeline,
+            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+            dict(type='PackInputs'),
+        ],
+    ),
+)
+val_dataloader = dict(
+    batch_size=128,
+    num_workers=1,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        **where,
+        data_prefix='minitest',
+        pipeline=[*image_pipeline, dict(type='PackInputs')],
+    ),
+)
+val_evaluator = dict(type='Accuracy', topk=(1,))
+test_dataloader = val_dataloader
+test_evaluator = val_evaluator
+del image_pipeline, where
