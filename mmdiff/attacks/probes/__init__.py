@@ -13,8 +13,10 @@ _EXPORTS = {
     'ObjectiveProbe': 'findings',
     'Probes': 'findings',
     'probe_model': 'flags',
+    'look_at_returned': 'returned',
     'probe_noise': 'noise',
     'probe_objective': 'objective',
+    'probe_predictions': 'predictions',
     'probe_truth': 'truth',
 }
 __all__ = list(_EXPORTS)

@@ -60,6 +60,11 @@ class ModelProbe:
             ``None`` where their shapes differ, as of branches for training.
         test_gap: The same of features that ``test_step`` computes and those that the
             loss is taken on; ``None`` where they cannot be compared.
+        head_gap: The same of what heads make of equal features, in a test and for the
+            loss: of the first of their outputs, which are scores.
+        truth_read: Images whose predictions change with the truth in their data sample.
+        name_read: Images whose predictions change with the name of the image.
+        stuck: Images whose predictions stay when the image is another one.
         objects: Objects of these images.
         objects_handed: Objects that were handed to the loss.
         objects_misplaced: Handed objects that overlap with no object of the metric's
@@ -67,6 +72,8 @@ class ModelProbe:
         objects_ignored: Objects that may move without any change of the loss.
         fit: Loss against the truth, relative to the loss against the truth at other
             scales, by scale as text.
+        fit_classes: The same relative to the loss against other classes, by how far the
+            numbers of all classes are shifted, as text.
         passes: Forward passes, each of one image.
     """
 
@@ -77,11 +84,16 @@ class ModelProbe:
     grad_gap: float = 0.0
     flag_gap: float | None = None
     test_gap: float | None = None
+    head_gap: float = 0.0
+    truth_read: int = 0
+    name_read: int = 0
+    stuck: int = 0
     objects: int = 0
     objects_handed: int = 0
     objects_misplaced: int = 0
     objects_ignored: int = 0
     fit: dict[str, float] = field(default_factory=dict)
+    fit_classes: dict[str, float] = field(default_factory=dict)
     passes: int = 0
 
 

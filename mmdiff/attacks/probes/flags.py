@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.utils.modules import replaced, seed_all, training_flags
+from mmdiff.utils.seeding import mix_seed
 
 from ..oracle import ImageGroup, Oracle
+from ..result import AttackStats
 from .findings import ModelProbe
+from .heads import Heads, head_gap
 from .tensors import flat, relative_gap
 
 # Relative difference of features that is rounding, of another algorithm of cuDNN say.
@@ -58,15 +61,20 @@ class _Comparison:
 
     def run(self) -> None:
         """Ask in all ways; widen the gaps."""
-        probe = self.probe
-        with self.oracle.attacked():
+        probe, heads = self.probe, Heads(self.model)
+        # Listening begins first: an oracle puts models back as it found them.
+        with heads.listening(), self.oracle.attacked():
             tested = self._tested(seed=0)
+            in_test = heads.take()
             probe.fixed &= _gap(tested, self._tested(seed=1)) in (None, 0.0)
             plain, inputs = self._asked(training=False, grad=False)
             again, _ = self._asked(training=False, grad=False)
             with_grad, seen = self._asked(training=False, grad=True)
             attacked, _ = self._asked(self.oracle.training, grad=True)
-        probe.passes += 6
+            heads.take()
+            self._lose()
+            in_loss = heads.take()
+        probe.passes += 7
         probe.repeat_gap = max(probe.repeat_gap, _gap(again, plain) or 0.0)
         if probe.repeat_gap:  # all other gaps are of it
             probe.fixed = False
@@ -76,15 +84,24 @@ class _Comparison:
         probe.flag_gap = _widest(probe.flag_gap, _gap(attacked, with_grad))
         if probe.fixed:
             probe.test_gap = _widest(probe.test_gap, _gap(attacked, tested))
+            probe.head_gap = max(probe.head_gap, head_gap(in_test, in_loss))
 
     def _tested(self, seed: int) -> list[Tensor] | None:
         """First features that a test computes; ``None`` if it asks for none."""
         samples = [sample.clone() for sample in self.raw['data_samples']]
         batch = {'inputs': list(self.raw['inputs']), 'data_samples': samples}
-        with torch.no_grad(), _evaluating(self.model), _noted(self.model) as noted:
+        with torch.no_grad(), evaluating(self.model), _noted(self.model) as noted:
             seed_all(seed)
             self.model.test_step(batch)
         return noted[0] if noted else None
+
+    def _lose(self) -> None:
+        """Let heads compute losses as an attack asks for them."""
+        question = self.oracle.ask(
+            self.image, AttackStats(), lambda *choice: mix_seed(0, *choice), 'total'
+        )
+        question.losses(self.image.pixels, 0, 0)
+        self.oracle.reset()
 
     def _asked(self, training: bool, grad: bool) -> tuple[list[Tensor], Tensor]:
         """Features as an attack asks for them, and the inputs that they are of."""
@@ -115,7 +132,7 @@ def _noted(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Set the flags of a test, and no more: what drops by itself goes on to."""
     before = [(module, module.training) for module in model.modules()]
     try:

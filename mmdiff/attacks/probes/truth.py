@@ -28,6 +28,8 @@ OBJECTS = 8
 SHIFT = 0.25
 # Scales at which boxes may have reached the loss by mistake, beside the image's own.
 SCALES = (0.5, 2.0)
+# By how much all classes may have been shifted by mistake, as by a background class.
+SHIFTS = (-1, 1)
 # Overlap of an object with itself, after rounding of sizes of images.
 SAME = 0.8
 
@@ -58,8 +60,13 @@ def probe_truth(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
             except NotApplicable:  # attacks say so themselves
                 return
     true = probe.fit.pop('truth', 0.0)
-    ratios = {name: true / max(total, 1e-30) for name, total in probe.fit.items()}
-    probe.fit = {name: r for name, r in ratios.items() if math.isfinite(r)}
+    probe.fit = _relative(true, probe.fit)
+    probe.fit_classes = _relative(true, probe.fit_classes)
+
+
+def _relative(true: float, others: dict[str, float]) -> dict[str, float]:
+    ratios = {name: true / max(total, 1e-30) for name, total in others.items()}
+    return {name: r for name, r in ratios.items() if math.isfinite(r)}
 
 
 def _compare(sample: Any, image: ImageGroup, gt_scale: str, probe: ModelProbe) -> None:
@@ -117,6 +124,10 @@ class _Moves:
             for name, factors in self._scales().items():
                 loss = self._loss(partial(_scale, factors=factors))
                 fit[name] = fit.get(name, 0.0) + loss.item()
+            fit = self.probe.fit_classes
+            for shift in SHIFTS if self.oracle.num_classes > 2 else ():
+                loss = self._loss(partial(self._relabel, shift=shift))
+                fit[f'{shift:+}'] = fit.get(f'{shift:+}', 0.0) + loss.item()
         self.probe.passes += self.stats.queries
 
     def _scales(self) -> dict[str, tuple[float, float]]:
@@ -139,6 +150,9 @@ class _Moves:
         loss = question.losses(group.pixels, 0, 0)
         self.oracle.reset()
         return loss
+
+    def _relabel(self, objects: Any, shift: int) -> None:
+        objects.labels = (objects.labels + shift) % self.oracle.num_classes
 
     def _move(self, objects: Any, k: int) -> None:
         """Move one object towards the middle of the image; give it another class."""

@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from mmengine.runner.amp import autocast
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle
+from mmdiff.attacks.probes import look_at_returned
 from mmdiff.evaluation.record import VERSION, RunRecord
 from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.worst_case import worst_run
@@ -261,6 +262,7 @@ class CachedRuns:
             if run.attack is not None and not all(skip):
                 try:
                     result = run.attack.run(self.oracle, data, skip)
+                    look_at_returned(self.oracle, run.attack, data, result)
                     data = {**data, 'inputs': result.inputs}
                     losses, stats = result.losses, result.stats
                 except GradientBlocked:

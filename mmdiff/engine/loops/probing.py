@@ -17,6 +17,7 @@ from mmdiff.attacks.probes import (
     probe_model,
     probe_noise,
     probe_objective,
+    probe_predictions,
     probe_truth,
 )
 from mmdiff.utils.digests import digest_json
@@ -25,7 +26,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns
 from .robust_plan import Step
 
-VERSION = 1  # of the questions
+VERSION = 2  # of the questions
 NUM_IMAGES = 3
 
 
@@ -80,6 +81,7 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
         attacks: One attack for each objective and budget.
     """
     model: ModelProbe = probe_model(oracle, batch)
+    probe_predictions(oracle, batch, model)
     probe_truth(oracle, batch, model)
     probes = Probes(model)
     for attack in attacks:

@@ -22,6 +22,7 @@ from mmdiff.evaluation.checks import (
     check_randomness,
     check_rise,
     check_rows,
+    check_search,
     count_differing,
 )
 from mmdiff.evaluation.entry import Entry, Flag
@@ -319,6 +320,7 @@ def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
     flags = check_entry(step.entry, clean)
     if not (step.sees_gradients and step.attack.eps):
         return flags
+    flags += [] if flags else check_search(step.entry)
     rise = [] if flags else check_rise(step.entry, probes)
     return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
 

@@ -14,6 +14,7 @@ from .rows import (
     check_members,
     check_randomness,
     check_rows,
+    check_search,
     count_differing,
 )
 
@@ -27,6 +28,7 @@ __all__ = [
     'check_randomness',
     'check_rise',
     'check_rows',
+    'check_search',
     'count_differing',
     'flag',
     'slack',

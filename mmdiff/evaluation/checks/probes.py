@@ -85,7 +85,26 @@ def _check_model(probe: ModelProbe) -> list[Flag]:
     elif (why := _other_under_attack(probe)) is not None:
         text = f'the model answers attacks otherwise than tests: {why}'
         flags.append(flag('other_under_attack', text))
-    return flags + _check_truth(probe)
+    return [*flags, *_check_predictions(probe), *_check_truth(probe)]
+
+
+def _check_predictions(probe: ModelProbe) -> list[Flag]:
+    """Whether a test is of the image, and of nothing else that is handed over."""
+    flags = []
+    if probe.truth_read:
+        text = (
+            f'predictions of {probe.truth_read} of {probe.images} images change with '
+            'the truth in their data sample'
+        )
+        flags.append(flag('reads_truth', text))
+    if probe.stuck or probe.name_read:
+        text = (
+            f'of {probe.images} images, the predictions of {probe.stuck} stay the same '
+            f'when the image is another one, and those of {probe.name_read} change with '
+            'its name'
+        )
+        flags.append(flag('predictions_stuck', text))
+    return flags
 
 
 def _other_under_attack(probe: ModelProbe) -> str | None:
@@ -96,6 +115,11 @@ def _other_under_attack(probe: ModelProbe) -> str | None:
         return (
             'with the flags that losses need, features differ by '
             f'{probe.flag_gap:.2g} of their size'
+        )
+    if probe.head_gap > SAME:
+        return (
+            'heads score the same features otherwise for losses than in a test, by '
+            f'{probe.head_gap:.2g} of their size'
         )
     if (probe.test_gap or 0.0) > SAME:
         return (
@@ -112,6 +136,13 @@ def _check_truth(probe: ModelProbe) -> list[Flag]:
         text = (
             f'the loss is given {probe.objects_handed} objects, the metric counts '
             f'{probe.objects}, and {probe.objects_misplaced} of them are elsewhere'
+        )
+        flags.append(flag('other_truth', text))
+    shift = max(probe.fit_classes, key=lambda k: probe.fit_classes[k], default='')
+    if shift and probe.fit_classes[shift] > FIT:
+        text = (
+            f'the loss against the truth is {probe.fit_classes[shift]:.3g} times that '
+            f'against classes shifted by {shift}: it takes them in another order'
         )
         flags.append(flag('other_truth', text))
     scale = max(probe.fit, key=lambda name: probe.fit[name], default='')

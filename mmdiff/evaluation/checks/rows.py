@@ -11,6 +11,14 @@ from .codes import flag, slack, weaker_than_noise
 # Share of the gradients that may be zero: a loss can be flat on an image or two; on a
 # tenth of all gradients it hides.
 ZERO_SHARE = 0.1
+# Share of the budget that gradients fill at the least, of any image: they fill all of it
+# in Linf, and in L2 what the range of pixels leaves.
+USED_SHARE = 0.5
+# Share of images whose objective may be another than the one reported: targets that are
+# assigned by predictions may jump by rounding.
+MISREPORTED_SHARE = 0.1
+# Relative difference of an objective that is rounding.
+SAME = 1e-3
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
 # them, the detector is too weak for DAG to say anything.
 CHANGED_SHARE = 0.5
@@ -71,10 +79,42 @@ def _check_bounds(entry: Entry) -> list[Flag]:
     if eps is not None and size > eps + 1e-3 * max(1, eps):
         text = f'{entry.name} left its budget: a change of {size:.4g}'
         flags.append(flag('left_budget', text))
+    if sanity.padding_changed:
+        text = f'{entry.name} changed the padding of {sanity.padding_changed} images'
+        flags.append(flag('attacked_padding', text))
+    if sanity.misreported > MISREPORTED_SHARE * sanity.asked_again:
+        text = (
+            f'{entry.name} reports other objectives than those of the images that it '
+            f'hands on ({sanity.misreported} of {sanity.asked_again})'
+        )
+        flags.append(flag('not_as_reported', text))
     if sanity.images and not 0 <= sanity.pixel_min <= sanity.pixel_max <= 255:
         ends = f'{sanity.pixel_min:.4g} to {sanity.pixel_max:.4g}'
         text = f'{entry.name} left the range of pixels: {ends}'
         flags.append(flag('left_pixel_range', text))
+    return flags
+
+
+def check_search(entry: Entry) -> list[Flag]:
+    """Look for what a search along gradients did less than it should.
+
+    Args:
+        entry: Row of an attack along gradients, with its ``sanity``.
+    """
+    sanity, flags = entry.sanity, []
+    size = sanity.max_delta if entry.norm == 'linf' else sanity.max_l2
+    if entry.eps and sanity.images and size < USED_SHARE * entry.eps:
+        text = f'{entry.name} used {size:.3g} of its budget at most'
+        flags.append(flag('budget_unused', text))
+    if sanity.losses and sanity.images and sanity.objective_ends:
+        last = sanity.losses[max(sanity.losses)] / sanity.images
+        end = sanity.objective_ends[1]
+        if end < last - SAME * max(abs(last), abs(end)):
+            text = (
+                f'{entry.name} hands on images with an objective of {end:.4g}, its last '
+                f'iterates had {last:.4g}'
+            )
+            flags.append(flag('not_as_reported', text))
     return flags
 
 
