@@ -22,6 +22,7 @@ from planted.detectors import make_data, make_runner, trained
 from rich.console import Console
 from rich.progress import track
 
+from mmdiff.attacks.oracle import Region
 from mmdiff.utils.files import whole_file, write_json
 
 HEADER = '| case | detector | flags | named | seconds |\n|---|---|---|---|---|\n'
@@ -51,13 +52,16 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
         'sanity_images': num_images,
         'num_gallery': 0,
     }
-    runner = make_runner(make_data(folder), case.detector, work_dir, test_cfg)
+    data = make_data(folder)
+    runner = make_runner(data, case.detector, work_dir, test_cfg, case.padded)
     runner.model.load_state_dict(model.state_dict())
     loop = runner.test_loop
     if case.plant is not None:
         case.plant(runner.model)
     if case.gt_scale is not None:
         loop.oracle.gt_scale = case.gt_scale
+    if case.all_is_image:
+        loop.oracle.region_of = lambda sample, shape: Region(0, 0, *shape)
     with torch.random.fork_rng():
         runner.test()
     results = loop.results

@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from . import models
+from . import models, more_models
 
 PGD = {'type': 'mmdiff.PGD', 'eps': 8, 'steps': 10}
+REPORTED = {**PGD, 'objective': 'detections'}
 APGD = {**PGD, 'type': 'mmdiff.APGD'}
 
 
@@ -26,6 +27,8 @@ class Case:
         plant: Breaks (or changes without harm) the detector.
         attack: Config of the attack.
         gt_scale: Scale at which the truth is taken, if it is mistaken.
+        padded: Whether the pipeline pads images.
+        all_is_image: Whether padding is taken for a part of the image.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Case:
     plant: Callable[[nn.Module], None] | None = None
     attack: dict[str, Any] = field(default_factory=lambda: dict(PGD))
     gt_scale: str | None = None
+    padded: bool = False
+    all_is_image: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -62,6 +67,15 @@ def healthy_cases() -> list[Case]:
             attack={**PGD, 'eot': 2},
         ),
     ]
+    cases += [
+        Case(f'{kind}, PGD', kind) for kind in ('gfl', 'yolox', 'rtmdet', 'mask-rcnn')
+    ]
+    cases += [
+        Case('dino, PGD', 'dino'),
+        Case('fcos, padded by the pipeline', padded=True),
+        Case('retinanet, PGD on detections', 'retinanet', attack=REPORTED),
+        Case('dino, PGD on detections', 'dino', attack=REPORTED),
+    ]
     return cases
 
 
@@ -89,6 +103,12 @@ def broken_gradients() -> list[Case]:
         ('flat loss', models.loss_flat, blind),
         ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
         ('rounded loss', models.loss_rounded, hidden),
+        ('blurred, straight through', more_models.blurred_straight_through, wrong),
+        ('rounded, straight through', more_models.rounded_straight_through, hidden),
+        ('sharp losses', more_models.losses_sharp, (*blind, 'gradient_hidden')),
+        ('loss with a constant', more_models.loss_with_constant, blind),
+        ('pixels clipped', more_models.pixels_clipped, ('gradient_hidden',)),
+        ('soft losses', more_models.losses_soft, ('gradient_hidden',)),
         ('infinite slopes', models.not_a_number, ('nonfinite_gradients',)),
     ]
     cases = [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
@@ -128,10 +148,25 @@ def other_functions() -> list[Case]:
             attack,
         ),
         ('purified in tests only', models.purified_in_tests_only, attack),
+        ('other scores in losses', more_models.other_head_in_losses, attack),
+        ('fractions of pixels blurred', more_models.blurred_floats, attack),
         ('noise without a seed', models.noise_of_its_own, ('noise_without_seed',)),
         ('fresh noise, one pass', models.fresh_noise, ('randomised',)),
     ]
-    return [Case(name, 'retinanet', codes, plant) for name, plant, codes in made]
+    cases = [Case(name, 'retinanet', codes, plant) for name, plant, codes in made]
+    return cases + other_predictions()
+
+
+def other_predictions() -> list[Case]:
+    """Tests that are not of the image alone."""
+    reads, stuck = ('reads_truth',), ('predictions_stuck',)
+    return [
+        Case('detections cached', 'retinanet', stuck, more_models.detections_cached),
+        Case('truth reported', 'retinanet', reads, more_models.truth_reported),
+        Case('classes of the truth', 'fcos', reads, more_models.truth_helps),
+        Case('high threshold', 'fcos', stuck, more_models.high_threshold),
+        Case('strict NMS', 'fcos', stuck, more_models.strict_suppression),
+    ]
 
 
 def other_truths() -> list[Case]:
@@ -148,6 +183,7 @@ def other_truths() -> list[Case]:
             misplaced,
             models.boxes_at_twice_the_scale,
         ),
+        Case('classes shifted', 'fcos', ('other_truth',), more_models.classes_shifted),
         Case('scale of the file', 'fcos', misplaced, gt_scale='input'),
     ]
 
@@ -160,11 +196,15 @@ def broken_attacks() -> list[Case]:
         ('Descending', weak),
         ('Guessing', weak),
         ('Hasty', weak),
-        ('Shy', weak),
+        ('Shy', ('budget_unused', *weak)),
         ('Unbounded', ('left_budget',)),
         ('OffRange', ('left_pixel_range', 'left_budget')),
-        ('Forgetful', ('few_changed',)),
-        ('Shuffled', weak),
+        ('Forgetful', ('few_changed', 'not_as_reported')),
+        ('Shuffled', (*weak, 'not_as_reported')),
+        ('PartTime', ('not_as_reported',)),
+        ('Early', ('not_as_reported',)),
+        ('EarlyHonest', ('not_as_reported',)),
+        ('Normalised', ('budget_unused',)),
     ]
     cases = [
         Case(
@@ -184,7 +224,13 @@ def broken_attacks() -> list[Case]:
             'two steps': {'steps': 2},
         }.items()
     ]
-    return cases
+    padding = ('attacked_padding',)
+    on_padding = {**PGD, 'type': 'mmdiff.OnPadding'}
+    return [
+        *cases,
+        Case('attack: OnPadding', 'fcos', padding, None, on_padding, padded=True),
+        Case('padding as image', 'fcos', padding, padded=True, all_is_image=True),
+    ]
 
 
 def all_cases() -> list[Case]:

@@ -26,10 +26,10 @@ from .architectures import model_config
 NUM_IMAGES = 16
 SIZE = 64  # of the files; models see them at twice that
 PADDED = 160  # of what models see, where the pipeline pads
-STEPS = 400
-# Queries learn slowly where to look.
-LONGER = {'dino': 1200, 'ddq': 1200}
-RATES = {'dino': 1e-3, 'ddq': 1e-3}
+STEPS = 200
+# Targets of these follow predictions, and queries learn slowly where to look.
+LONGER = {'yolox': 400, 'rtmdet': 400, 'dino': 600}
+RATES = {'dino': 1e-3}
 MASKED = ('mask-rcnn',)
 
 
