@@ -41,9 +41,7 @@ def _with_logits(model: nn.Module, change: Any) -> None:
 
 def blurred_straight_through(model: nn.Module) -> None:
     """A blur that is differentiable, with the gradient of none."""
-    _through_input(
-        model, lambda x: _StraightThrough.apply(x, _blur(_blur(x)).detach())
-    )
+    _through_input(model, lambda x: _StraightThrough.apply(x, _blur(_blur(x)).detach()))
 
 
 def rounded_straight_through(model: nn.Module) -> None:
