@@ -32,6 +32,11 @@ def gradient_flags(best=0.99, **changes):
         ('other_truth', dict(objects_misplaced=1), {}),
         ('objects_ignored', dict(objects_ignored=4), dict(objects_ignored=2)),
         ('truth_at_other_scale', dict(fit={'2': 3.0}), dict(fit={'2': 1.4})),
+        ('other_truth', dict(fit_classes={'+1': 3.0}), dict(fit_classes={'+1': 1.4})),
+        ('other_under_attack', dict(head_gap=0.01), dict(head_gap=1e-4)),
+        ('reads_truth', dict(truth_read=1), {}),
+        ('predictions_stuck', dict(stuck=1), {}),
+        ('predictions_stuck', dict(name_read=1), {}),
     ],
 )
 def test_gaps_that_rounding_and_luck_do_not_explain_are_flagged(code, broken, sound):
