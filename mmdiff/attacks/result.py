@@ -25,8 +25,8 @@ class AttackStats:
         zero_grads: Gradients that were all zero.
         nonfinite_grads: Gradients with NaN or infinity.
         queries: Passes without a gradient, counted per image.
-        padding_changed: Images that changed where they only pad, as a look at the images
-            themselves shows (:mod:`mmdiff.attacks.probes.returned`).
+        padding_changed: Images that changed where they only pad, as a look at the
+            images themselves shows (:mod:`mmdiff.attacks.probes.returned`).
         asked_again: Images whose objective was asked again.
         misreported: Those of them whose objective is not the one that was reported.
         losses: Objective before each step and after the last, by step.

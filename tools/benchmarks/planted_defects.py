@@ -30,11 +30,12 @@ HEADER = '| case | detector | clean | attacked | flags | named |\n'
 HEADER += '|---|---|---|---|---|---|\n'
 INTRODUCTION = """# Checks on planted defects
 
-Made by `python tools/benchmarks/planted_defects.py --num-images {images}`. Each case is a
-robust test of a small detector on {images} generated images that it was trained on, with
-one attack. A *false alarm* is any flag on a healthy case, a *miss* is a defect without
-any flag. *Named* says whether one of the flags is of the defect's own kind. *Clean* and
-*attacked* are mAP: what a defect hides is seen beside the healthy case of its detector.
+Made by `python tools/benchmarks/planted_defects.py --num-images {images}`. Each case is
+a robust test of a small detector on {images} generated images that it was trained on,
+with one attack. A *false alarm* is any flag on a healthy case, a *miss* is a defect
+without any flag. *Named* says whether one of the flags is of the defect's own kind.
+*Clean* and *attacked* are mAP: what a defect hides is seen beside the healthy case of
+its detector.
 
 **{alarms} false alarms in {healthy} healthy cases, {misses} misses in {broken} planted
 defects, {named} of them named by a flag of their kind.**
@@ -42,20 +43,20 @@ defects, {named} of them named by a flag of their kind.**
 """
 THRESHOLDS = """## Thresholds
 
-Each was set between what healthy cases and defects show, nearer to the healthy ones where
-rounding alone separates them. The table says what this run measured on either side: the
-healthy case that comes nearest, and of the cases with that flag, of those that are beyond
-the threshold, the one that comes nearest. Cases and thresholds were chosen with each
-other in sight, so the counts above are no estimate for other models: the margins say how
-far another one may be from these.
+Each was set between what healthy cases and defects show, nearer to the healthy ones
+where rounding alone separates them. The table says what this run measured on either
+side: the healthy case that comes nearest, and of the cases with that flag, of those
+that are beyond the threshold, the one that comes nearest. Cases and thresholds were
+chosen with each other in sight, so the counts above are no estimate for other models:
+the margins say how far another one may be from these.
 
 {table}
 Flags without a threshold (`blocked`, `nonfinite_gradients`, `left_pixel_range`,
-`attacked_padding`, `reads_truth`, `predictions_stuck`) are raised by a single image, and
-`left_budget` by what float32 cannot explain. `gradients_lead_nowhere` and `not_converged`
-moreover ask for more than the luck of one image, and a loss whose heads have right
-gradients may fall to the lower of the two correlations, because its targets may follow
-predictions.
+`attacked_padding`, `reads_truth`, `predictions_stuck`) are raised by a single image,
+and `left_budget` by what float32 cannot explain. `gradients_lead_nowhere` and
+`not_converged` moreover ask for more than the luck of one image, and a loss whose heads
+have right gradients may fall to the lower of the two correlations, because its targets
+may follow predictions.
 """
 
 

@@ -99,9 +99,9 @@ def _check_predictions(probe: ModelProbe) -> list[Flag]:
         flags.append(flag('reads_truth', text))
     if probe.stuck or probe.name_read:
         text = (
-            f'of {probe.images} images, the predictions of {probe.stuck} stay the same '
-            f'when the image is another one, and those of {probe.name_read} change with '
-            'its name'
+            f'of {probe.images} images, the predictions of {probe.stuck} stay the '
+            'same when the image is another one, and those of '
+            f'{probe.name_read} change with its name'
         )
         flags.append(flag('predictions_stuck', text))
     return flags

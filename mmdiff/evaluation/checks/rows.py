@@ -11,8 +11,8 @@ from .codes import flag, slack, weaker_than_noise
 # Share of the gradients that may be zero: a loss can be flat on an image or two; on a
 # tenth of all gradients it hides.
 ZERO_SHARE = 0.1
-# Share of the budget that gradients fill at the least, of any image: they fill all of it
-# in Linf, and in L2 what the range of pixels leaves.
+# Share of the budget that gradients fill at the least, of any image: they fill all of
+# it in Linf, and in L2 what the range of pixels leaves.
 USED_SHARE = 0.5
 # Share of images whose objective may be another than the one reported: targets that are
 # assigned by predictions may jump by rounding.
@@ -111,8 +111,8 @@ def check_search(entry: Entry) -> list[Flag]:
         end = sanity.objective_ends[1]
         if end < last - SAME * max(abs(last), abs(end)):
             text = (
-                f'{entry.name} hands on images with an objective of {end:.4g}, its last '
-                f'iterates had {last:.4g}'
+                f'{entry.name} hands on images with an objective of {end:.4g}, its '
+                f'last iterates had {last:.4g}'
             )
             flags.append(flag('not_as_reported', text))
     return flags

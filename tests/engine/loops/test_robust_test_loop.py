@@ -184,6 +184,17 @@ def coco_evaluator(runner, path):
     return dict(type='CocoMetric', metric='bbox', ann_file=str(path))
 
 
+def check_probed(report, entries, keys):
+    """The model was asked, and what attacks handed on."""
+    probes = report['sanity']['probes']
+    objectives = probes['objectives']
+    assert [probe['objective'] for probe in objectives] == ['total', 'cls']
+    assert objectives[0]['best_agreement'] > 0.97 and probes['model']['images'] == 1
+    for key in keys:
+        found = entries[key]['sanity']
+        assert (found['asked_again'], found['misreported']) == (4, 0)
+
+
 def test_a_healthy_run(robust, toy_root, weights, tmp_path, probed):
     attacks = [
         dict(type='mmdiff.PGD', eps=[2, 8], steps=5),
@@ -243,13 +254,7 @@ def test_a_healthy_run(robust, toy_root, weights, tmp_path, probed):
     assert build_page([model]).models[0].gallery[0].png
     assert [e.role for e in model.entries][-2:] == ['control', 'worst_case']
     assert report['cost']['trainable_params'] > 1000
-    # The model was asked, and what attacks handed on.
-    asked = sanity['probes']['objectives']
-    assert [probe['objective'] for probe in asked] == ['total', 'cls']
-    assert asked[0]['best_agreement'] > 0.97 and sanity['probes']['model']['images']
-    for key in keys[1:4]:
-        found = entries[key]['sanity']
-        assert (found['asked_again'], found['misreported']) == (4, 0)
+    check_probed(report, entries, keys[1:4])
 
 
 def test_coco_metric_is_mmengines(robust, toy_root, weights, tmp_path):

@@ -31,7 +31,7 @@ class Margin:
     above: bool = True
 
     def line(self, cases: Sequence[dict]) -> str:
-        """The row of the table: the healthy value and the flagged one that are nearest."""
+        """The row of the table: the nearest values of healthy and of flagged cases."""
         worst, mildest = (max, min) if self.above else (min, max)
         healthy = self._values(row for row in cases if row['healthy'])
         flagged = self._values(row for row in cases if self.code in row['flags'])
