@@ -16,7 +16,7 @@ def detector(make_detector):
 
 def look(model, attack, change=None):
     """The account of an attack whose result is changed before it is looked at."""
-    oracle, batch = oracle_of(model), batch_of([(3, 64, 64), (3, 64, 64)])
+    oracle, batch = oracle_of(model), batch_of([(3, 64, 64)] * 2, (3, 2))
     result = attack.run(oracle, batch)
     if change is not None:
         change(batch, result)

@@ -61,7 +61,11 @@ def test_a_loss_may_leave_out_the_gradient_of_its_targets():
 def test_jumps_are_another_fault_than_a_cut():
     (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'bbox_head output 0': 0.99})
     assert flag.code == 'objective_jagged'
-    assert gradient_flags(0.93, steadiness=0.3) == []
+    assert gradient_flags(0.9, steadiness=0.3) == []
+    smooth, rough = ({'feature map 1': c} for c in (0.98, 0.6))
+    assert gradient_flags(0.99, smoothness=smooth) == []
+    (flag,) = gradient_flags(0.99, smoothness=rough)
+    assert flag.code == 'objective_jagged' and 'feature map 1' in flag.text
     (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'feature map 0': 0.4})
     assert flag.code == 'gradient_wrong'
 

@@ -22,6 +22,8 @@ class ObjectiveProbe:
             ``None`` if blocked.
         steadiness: The same correlation of the smallest differences with larger ones:
             how smooth the objective is, whatever the gradient says.
+        smoothness: The same of one random sum of each feature map, by name, or of the
+            differences in the middle with the largest ones if that is more.
         parts: The same as ``best_agreement`` of one random sum of each feature map, and
             of each output of every head, by name; without those that jump.
         grad_gap: Largest relative difference of an objective with gradients on and off.
@@ -37,6 +39,7 @@ class ObjectiveProbe:
     agreement: dict[str, float] = field(default_factory=dict)
     best_agreement: float | None = None
     steadiness: float = 1.0
+    smoothness: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     grad_gap: float = 0.0
     repeat_gap: float = 0.0

@@ -16,7 +16,7 @@ from ..objectives import objective_name
 from ..oracle import Oracle, Question
 from ..result import AttackStats
 from .findings import ObjectiveProbe
-from .parts import Parts
+from .parts import FEATURES, Parts
 from .tensors import cosine, relative_gap
 
 # Cells of a direction along the longer side, by direction: smooth, as most of what
@@ -164,6 +164,9 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
         if not torch.isfinite(slopes).all() or not slopes[1:].any():
             continue
         steadiness = best_agreement(slopes[1:])
+        if name.startswith(FEATURES):
+            # Rounding, of TF32 say, may hide what the smallest change does.
+            probe.smoothness[name] = max(steadiness, best_agreement(slopes[2:]))
         if name != WHOLE:
             # Outputs that change places (of queries that were chosen) tell nothing.
             if steadiness >= STEADY:

@@ -16,6 +16,8 @@ from .tensors import flat
 
 # Heads, and stages of a cascade: ``bbox_head``, ``roi_head.bbox_head.2``.
 HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
+# How names of feature maps begin.
+FEATURES = 'feature map'
 
 
 class Parts:
@@ -58,7 +60,7 @@ class Parts:
         def noting(*args: Any, **kwargs: Any) -> Any:
             features = extract_feat(*args, **kwargs)
             for k, feature in enumerate(flat(features)):
-                self._add(f'feature map {k}', feature)
+                self._add(f'{FEATURES} {k}', feature)
             return features
 
         return noting

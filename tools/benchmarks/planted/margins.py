@@ -74,6 +74,10 @@ def _lowest_part(row: dict) -> float | None:
     return min(_objective(row).get('parts', {}).values(), default=None)
 
 
+def _roughest(row: dict) -> float | None:
+    return min(_objective(row).get('smoothness', {}).values(), default=None)
+
+
 def _whole(row: dict) -> float | None:
     return _objective(row).get('best_agreement')
 
@@ -142,6 +146,13 @@ MARGINS = (
     ),
     Margin(
         'correlation, objective', 'gradient_wrong', probes.LOSS_AGREEMENT, _whole, False
+    ),
+    Margin(
+        'correlation, sizes of changes, roughest feature map',
+        'objective_jagged',
+        probes.STEADY,
+        _roughest,
+        False,
     ),
     Margin(
         'correlation, objective',
