@@ -26,6 +26,7 @@ class ObjectiveProbe:
             differences in the middle with the largest ones if that is more.
         parts: The same as ``best_agreement`` of one random sum of each feature map, and
             of each output of every head, by name; without those that jump.
+        refines: Whether the model stops the gradient of reference points by design.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
         noise_rise: By how much the luckiest of a few full noises raises it, mean
@@ -41,6 +42,7 @@ class ObjectiveProbe:
     steadiness: float = 1.0
     smoothness: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    refines: bool = False
     grad_gap: float = 0.0
     repeat_gap: float = 0.0
     noise_rise: dict[str, float] = field(default_factory=dict)
@@ -74,7 +76,8 @@ class ModelProbe:
             truth.
         objects_ignored: Objects that may move without any change of the loss.
         fit: Loss against the truth, relative to the loss against the truth at other
-            scales, by scale as text.
+            scales, by scale as text; or that against boxes at such a scale elsewhere,
+            if it is lower. Of images with objects the middle one.
         fit_classes: The same relative to the loss against other classes, by how far the
             numbers of all classes are shifted, as text.
         passes: Forward passes, each of one image.

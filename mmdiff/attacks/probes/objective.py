@@ -48,6 +48,7 @@ def probe_objective(
     images, stats = oracle.gather(batch), AttackStats()
     probe = ObjectiveProbe(objective_name(attack.objective), len(images.frames))
     by_image, parts = [], Parts(oracle.model)
+    probe.refines = parts.refines
     # Listening begins first: an oracle puts models back as it found them.
     with parts.listening(), oracle.attacked():
         for i in range(probe.images):

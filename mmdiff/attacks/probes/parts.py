@@ -33,6 +33,10 @@ class Parts:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        # Decoders that refine boxes stop the gradient of where they look, by design
+        # (Deformable DETR, Zhu et al. 2021; DINO, DDQ): boxes tell nothing there.
+        flags = ('with_box_refine', 'as_two_stage')
+        self.refines = any(getattr(model, flag, False) is True for flag in flags)
         self._sums: dict[str, Tensor] = {}
         self._shapes: dict[str, list] = {}
         self._signs: dict[tuple, Tensor] = {}
@@ -69,7 +73,7 @@ class Parts:
         def noting(module: nn.Module, inputs: Any, outputs: Any) -> None:
             # Scores, boxes, ...: each of them of all levels.
             kinds = outputs if isinstance(outputs, list | tuple) else [outputs]
-            for k, kind in enumerate(kinds):
+            for k, kind in enumerate(kinds[:1] if self.refines else kinds):
                 for output in flat(kind):
                     self._add(f'{name} output {k}', output)
 

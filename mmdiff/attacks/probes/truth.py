@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def probe_truth(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
     """
     if oracle.task != 'detection':
         return
-    images = oracle.gather(batch)
+    images, fits = oracle.gather(batch), []
     with oracle.attacked():
         for i, sample in enumerate(batch['data_samples']):
             if 'gt_instances' not in sample or 'bboxes' not in sample.gt_instances:
@@ -56,17 +57,23 @@ def probe_truth(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
             image = images.take([i])
             _compare(sample, image, oracle.gt_scale, probe)
             try:
-                _Moves(oracle, image, probe).run()
+                fits.append(_Moves(oracle, image, probe).run())
             except NotApplicable:  # attacks say so themselves
                 return
-    true = probe.fit.pop('truth', 0.0)
-    probe.fit = _relative(true, probe.fit)
-    probe.fit_classes = _relative(true, probe.fit_classes)
+    probe.fit = _middle([scales for scales, _ in fits])
+    probe.fit_classes = _middle([classes for _, classes in fits])
 
 
-def _relative(true: float, others: dict[str, float]) -> dict[str, float]:
-    ratios = {name: true / max(total, 1e-30) for name, total in others.items()}
-    return {name: r for name, r in ratios.items() if math.isfinite(r)}
+def _middle(fits: list[dict[str, float]]) -> dict[str, float]:
+    """The lower median over images: what one of them shows may be chance."""
+    names = dict.fromkeys(name for fit in fits for name in fit)
+    return {name: median_low([f[name] for f in fits if name in f]) for name in names}
+
+
+def _ratio(loss: float, other: float) -> float:
+    """How many times higher a loss is than another one; 1 if that is no number."""
+    ratio = loss / max(other, 1e-30)
+    return ratio if math.isfinite(ratio) else 1.0
 
 
 def _compare(sample: Any, image: ImageGroup, gt_scale: str, probe: ModelProbe) -> None:
@@ -111,24 +118,30 @@ class _Moves:
         self.oracle, self.image, self.probe = oracle, image, probe
         self.stats = AttackStats()
 
-    def run(self) -> None:
-        """Move each object, then all of them to other scales."""
+    def run(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Move each object; then see how other scales and classes fit.
+
+        Returns:
+            See :attr:`ModelProbe.fit` and :attr:`ModelProbe.fit_classes`.
+        """
         before = self._loss(lambda objects: None)
         objects = self.image.samples[0].gt_instances
         for k in range(min(OBJECTS, len(objects))):
             moved = self._loss(partial(self._move, k=k))
             self.probe.objects_ignored += int(torch.equal(moved, before))
+        fit, fit_classes = {}, {}
         if len(objects):
-            fit = self.probe.fit
-            fit['truth'] = fit.get('truth', 0.0) + before.item()
             for name, factors in self._scales().items():
-                loss = self._loss(partial(_scale, factors=factors))
-                fit[name] = fit.get(name, 0.0) + loss.item()
-            fit = self.probe.fit_classes
+                there, elsewhere = (
+                    self._loss(partial(self._scale, factors=factors, elsewhere=flag))
+                    for flag in (False, True)
+                )
+                fit[name] = _ratio(min(before.item(), elsewhere.item()), there.item())
             for shift in SHIFTS if self.oracle.num_classes > 2 else ():
-                loss = self._loss(partial(self._relabel, shift=shift))
-                fit[f'{shift:+}'] = fit.get(f'{shift:+}', 0.0) + loss.item()
+                other = self._loss(partial(self._relabel, shift=shift))
+                fit_classes[f'{shift:+}'] = _ratio(before.item(), other.item())
         self.probe.passes += self.stats.queries
+        return fit, fit_classes
 
     def _scales(self) -> dict[str, tuple[float, float]]:
         """Factors of width and height, by name."""
@@ -164,6 +177,18 @@ class _Moves:
         boxes[k] = boxes[k] + torch.cat([way, way])
         objects.labels[k] = (objects.labels[k] + 1) % self.oracle.num_classes
 
+    def _scale(
+        self, objects: Any, factors: tuple[float, float], elsewhere: bool
+    ) -> None:
+        """Scale all boxes, or boxes of their sizes half an image away.
 
-def _scale(objects: Any, factors: tuple[float, float]) -> None:
-    objects.bboxes = objects.bboxes * objects.bboxes.new_tensor([*factors] * 2)
+        These tell whether it is the scale that lowers a loss: boxes that no anchor
+        point is assigned to lower it anywhere.
+        """
+        boxes, region = objects.bboxes, self.image.frames[0].region
+        if elsewhere:
+            side = boxes.new_tensor([region.width, region.height])
+            centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+            way = (centres + side / 2) % side - centres
+            boxes = boxes + way.repeat(1, 2)
+        objects.bboxes = boxes * boxes.new_tensor([*factors] * 2)

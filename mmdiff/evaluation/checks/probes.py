@@ -192,7 +192,7 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
             f'about {", ".join(jagged)} (correlation {min(jagged.values()):.2f})'
         )
         return [flag('objective_jagged', text)]
-    if best is None or (not cut and best >= AGREEMENT):
+    if best is None or (not cut and (best >= AGREEMENT or probe.refines)):
         return []
     if not steady and not cut and best >= JAGGED_AGREEMENT:
         return []

@@ -16,6 +16,7 @@ CONFIGS = {
     'yolox': 'yolox/yolox_tiny_8xb8-300e_coco',
     'rtmdet': 'rtmdet/rtmdet_tiny_8xb32-300e_coco',
     'dino': 'dino/dino-4scale_r50_8xb2-12e_coco',
+    'ddq': 'ddq/ddq-detr-4scale_r50_8xb2-12e_coco',
 }
 # Of the neck, and of what comes after it.
 CHANNELS = 32
@@ -41,7 +42,7 @@ def model_config(kind: str) -> Config:
         norm_cfg={'type': 'BN', 'requires_grad': True},
         norm_eval=False,
     )
-    if kind == 'dino':
+    if kind in ('dino', 'ddq'):
         _shrink_detr(cfg)
         return cfg
     cfg.neck.update(in_channels=[16, 32, 64, 128], out_channels=CHANNELS)
@@ -98,7 +99,7 @@ def _shrink_yolo(cfg: Config) -> None:
 
 
 def _shrink_detr(cfg: Config) -> None:
-    """Of DINO: one layer of an encoder and two of a decoder, a few queries."""
+    """Of DINO and DDQ: one layer of an encoder, two of a decoder, a few queries."""
     cfg.num_queries = 30
     cfg.neck.update(
         in_channels=[32, 64, 128],
