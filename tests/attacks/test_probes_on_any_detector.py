@@ -48,8 +48,8 @@ def image_of(kind):
     return batch
 
 
-# Losses of an untrained YOLOX jump with its targets, those of other detectors that assign
-# by predictions say nothing about boxes: the benchmark of checks trains them.
+# Losses of an untrained YOLOX jump with its targets, and those of other detectors that
+# assign by predictions say nothing about boxes: the benchmark of checks trains them.
 @pytest.mark.parametrize(
     'kind, objective',
     [

@@ -59,14 +59,27 @@ def test_a_loss_may_leave_out_the_gradient_of_its_targets():
 
 
 def test_jumps_are_another_fault_than_a_cut():
-    (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'bbox_head output 0': 0.99})
+    (flag,) = gradient_flags(0.4, steadiness=0.3, parts={'bbox_head output 0': 0.99})
     assert flag.code == 'objective_jagged'
-    assert gradient_flags(0.9, steadiness=0.3) == []
+    assert gradient_flags(0.6, steadiness=0.3) == []
     smooth, rough = ({'feature map 1': c} for c in (0.98, 0.6))
     assert gradient_flags(0.99, smoothness=smooth) == []
     (flag,) = gradient_flags(0.99, smoothness=rough)
     assert flag.code == 'objective_jagged' and 'feature map 1' in flag.text
     (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'feature map 0': 0.4})
+    assert flag.code == 'gradient_wrong'
+
+
+def test_gradients_of_feature_maps_are_of_one_size():
+    even, uneven = {'feature map 0': 9.9, 'feature map 1': 10.1}, {'a': 1.0, 'b': 100.0}
+    assert gradient_flags(gains=even) == []
+    (flag,) = gradient_flags(gains=uneven)
+    assert flag.code == 'gradient_wrong' and '100 times that of another' in flag.text
+
+
+def test_reference_points_are_stopped_by_design():
+    assert gradient_flags(0.3, refines=True) == []
+    (flag,) = gradient_flags(0.99, refines=True, parts={'feature map 0': 0.3})
     assert flag.code == 'gradient_wrong'
 
 

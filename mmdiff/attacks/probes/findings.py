@@ -24,6 +24,8 @@ class ObjectiveProbe:
             how smooth the objective is, whatever the gradient says.
         smoothness: The same of one random sum of each feature map, by name, or of the
             differences in the middle with the largest ones if that is more.
+        gains: How many times larger than what changes of the image do the gradient of
+            each feature map is, by name; without those that jump.
         parts: The same as ``best_agreement`` of one random sum of each feature map, and
             of each output of every head, by name; without those that jump.
         refines: Whether the model stops the gradient of reference points by design.
@@ -41,6 +43,7 @@ class ObjectiveProbe:
     best_agreement: float | None = None
     steadiness: float = 1.0
     smoothness: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
     refines: bool = False
     grad_gap: float = 0.0
@@ -78,8 +81,8 @@ class ModelProbe:
         fit: Loss against the truth, relative to the loss against the truth at other
             scales, by scale as text; or that against boxes at such a scale elsewhere,
             if it is lower. Of images with objects the middle one.
-        fit_classes: The same relative to the loss against other classes, by how far the
-            numbers of all classes are shifted, as text.
+        fit_classes: Loss of classes relative to that against other classes, by how far
+            the numbers of all classes are shifted, as text.
         passes: Forward passes, each of one image.
     """
 

@@ -172,6 +172,8 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
             # Outputs that change places (of queries that were chosen) tell nothing.
             if steadiness >= STEADY:
                 probe.parts[name] = best_agreement(slopes)
+                if name.startswith(FEATURES):
+                    probe.gains[name] = gain(slopes)
             continue
         by_gradient, *measured = pool(slopes)
         for size, differences in zip(SIZES, measured):
@@ -195,10 +197,25 @@ def best_agreement(slopes: Tensor) -> float:
     Args:
         slopes: Slopes to compare, then differences of each size, (1 + S, N, D).
     """
+    return cosine(*_nearest(slopes))
+
+
+def gain(slopes: Tensor) -> float:
+    """How many times larger slopes are than differences, by least squares.
+
+    Args:
+        slopes: See :func:`best_agreement`.
+    """
+    first, measured = _nearest(slopes)
+    return float(first @ measured / (measured @ measured).clamp(min=1e-30))
+
+
+def _nearest(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled slopes, and in each direction the difference that is nearest."""
     first, *others = pool(slopes)
     measured = torch.stack(others)
     nearest = (measured - first).abs().argmin(0)
-    return cosine(first, measured.gather(0, nearest[None])[0])
+    return first, measured.gather(0, nearest[None])[0]
 
 
 def random_directions(x: Tensor, seed: int) -> list[Tensor]:

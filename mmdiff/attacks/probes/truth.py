@@ -137,11 +137,24 @@ class _Moves:
                     for flag in (False, True)
                 )
                 fit[name] = _ratio(min(before.item(), elsewhere.item()), there.item())
-            for shift in SHIFTS if self.oracle.num_classes > 2 else ():
-                other = self._loss(partial(self._relabel, shift=shift))
-                fit_classes[f'{shift:+}'] = _ratio(before.item(), other.item())
+            fit_classes = self._fit_classes()
         self.probe.passes += self.stats.queries
         return fit, fit_classes
+
+    def _fit_classes(self) -> dict[str, float]:
+        """How other classes fit, by what says so most plainly: losses of classes."""
+        if self.oracle.num_classes <= max(map(abs, SHIFTS)) + 1:
+            return {}
+        try:
+            true = self._loss(lambda objects: None, 'cls').item()
+        except NotApplicable:  # its losses have other names
+            return {}
+        others = (
+            self._loss(partial(self._relabel, shift=shift), 'cls') for shift in SHIFTS
+        )
+        return {
+            f'{k:+}': _ratio(true, other.item()) for k, other in zip(SHIFTS, others)
+        }
 
     def _scales(self) -> dict[str, tuple[float, float]]:
         """Factors of width and height, by name."""
@@ -152,12 +165,12 @@ class _Moves:
             scales['file'] = 1 / known[0], 1 / known[1]
         return scales
 
-    def _loss(self, change: Callable[[Any], None]) -> Tensor:
+    def _loss(self, change: Callable[[Any], None], objective: str = 'total') -> Tensor:
         sample = copy.deepcopy(self.image.samples[0])
         change(sample.gt_instances)
         group = replace(self.image, samples=[sample])
         question = self.oracle.ask(
-            group, self.stats, lambda *choice: mix_seed(0, *choice), 'total'
+            group, self.stats, lambda *choice: mix_seed(0, *choice), objective
         )
         seed_all(0)
         loss = question.losses(group.pixels, 0, 0)

@@ -26,7 +26,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns
 from .robust_plan import Step
 
-VERSION = 4  # of the questions
+VERSION = 5  # of the questions
 NUM_IMAGES = 3
 
 

@@ -10,14 +10,15 @@ from .codes import flag
 # Correlation of a gradient with central differences. Sound ones have 0.99 and more.
 AGREEMENT = 0.97
 # The same of a loss where the gradients of all heads are right: many losses take
-# targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX).
+# targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX). Of a
+# loss that jumps, too: attacks work on one that is rounded (0.7) but for its slope.
 LOSS_AGREEMENT = 0.5
 # An objective whose own differences at two sizes agree less is jagged, whatever its
 # gradient says.
 STEADY = 0.9
-# Jumps that the best of several differences cannot avoid leave less than this. Losses
-# that jump a little, on a slope that is right, leave 0.9: attacks work on them.
-JAGGED_AGREEMENT = 0.75
+# Gradients of feature maps are all of one size, but for rounding: the largest, compared
+# with what changes of the image do, is at most so many times the smallest.
+UNEVEN = 1.5
 # Relative difference of what must be equal: above rounding, below what a defence does.
 SAME = 1e-3
 # Share of objects that may move without any change of the loss: tiny or hidden ones
@@ -181,26 +182,16 @@ def _check_objective(probe: ObjectiveProbe) -> list[Flag]:
 
 
 def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
-    """Whether the gradient is the slope."""
-    name, best = f'objective {probe.objective!r}', probe.best_agreement
+    """Whether the gradient is the slope, of the parts of the model and of the whole."""
+    if probe.best_agreement is None:
+        return []
     cut = {part: c for part, c in probe.parts.items() if c < AGREEMENT}
-    steady = probe.steadiness >= STEADY
     jagged = {part: c for part, c in probe.smoothness.items() if c < STEADY}
-    if best is not None and jagged:
+    gains = [abs(gain) for part, gain in probe.gains.items()]
+    if jagged:
         text = (
             'features are jagged: small changes of the image and smaller ones disagree '
             f'about {", ".join(jagged)} (correlation {min(jagged.values()):.2f})'
-        )
-        return [flag('objective_jagged', text)]
-    if best is None or (not cut and (best >= AGREEMENT or probe.refines)):
-        return []
-    if not steady and not cut and best >= JAGGED_AGREEMENT:
-        return []
-    if not steady and not cut:
-        text = (
-            f'{name} is jagged: small changes of the image and smaller ones disagree '
-            f'(correlation {probe.steadiness:.2f}), and its gradient agrees with '
-            f'neither ({best:.2f})'
         )
         return [flag('objective_jagged', text)]
     if cut:
@@ -210,10 +201,32 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
             'image do'
         )
         return [flag('gradient_wrong', text)]
-    if best >= LOSS_AGREEMENT and any('head' in part for part in probe.parts):
+    if gains and max(gains) > UNEVEN * min(gains):
+        text = (
+            'part of the gradient is wrong: that of one feature map is '
+            f'{max(gains) / max(min(gains), 1e-9):.3g} times that of another, compared '
+            'with what small changes of the image do'
+        )
+        return [flag('gradient_wrong', text)]
+    return _check_whole(probe, probe.best_agreement)
+
+
+def _check_whole(probe: ObjectiveProbe, best: float) -> list[Flag]:
+    """Whether the gradient of an objective is its slope, where that of all parts is."""
+    steady = probe.steadiness >= STEADY
+    # Losses may leave out the gradient of their targets, and jump with them.
+    known = not steady or any('head' in part for part in probe.parts)
+    if probe.refines or best >= (LOSS_AGREEMENT if known else AGREEMENT):
         return []
+    if not steady:
+        text = (
+            f'objective {probe.objective!r} is jagged: small changes of the image and '
+            f'smaller ones disagree (correlation {probe.steadiness:.2f}), and its '
+            f'gradient agrees with neither ({best:.2f})'
+        )
+        return [flag('objective_jagged', text)]
     text = (
-        f'part of the gradient is cut or wrong: that of {name} has a correlation of '
-        f'{best:.2f} with what small changes of the image do'
+        f'part of the gradient is cut or wrong: that of objective {probe.objective!r} '
+        f'has a correlation of {best:.2f} with what small changes of the image do'
     )
     return [flag('gradient_wrong', text)]

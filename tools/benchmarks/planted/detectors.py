@@ -26,9 +26,9 @@ from .architectures import model_config
 NUM_IMAGES = 16
 SIZE = 64  # of the files; models see them at twice that
 PADDED = 160  # of what models see, where the pipeline pads
-STEPS = 200
+STEPS = 400
 # Targets of these follow predictions, and queries learn slowly where to look.
-LONGER = {'yolox': 400, 'rtmdet': 400, 'dino': 600}
+LONGER = {'rtmdet': 800, 'dino': 600}
 RATES = {'dino': 1e-3}
 MASKED = ('mask-rcnn',)
 

@@ -78,8 +78,15 @@ def _roughest(row: dict) -> float | None:
     return min(_objective(row).get('smoothness', {}).values(), default=None)
 
 
+def _uneven(row: dict) -> float | None:
+    gains = [abs(gain) for gain in _objective(row).get('gains', {}).values()]
+    return max(gains) / max(min(gains), 1e-9) if gains else None
+
+
 def _whole(row: dict) -> float | None:
-    return _objective(row).get('best_agreement')
+    """Of those that are judged by it."""
+    found = _objective(row)
+    return None if found.get('refines') else found.get('best_agreement')
 
 
 def _share(part: str, of: str, where: Callable[[dict], dict]) -> Callable:
@@ -155,11 +162,10 @@ MARGINS = (
         False,
     ),
     Margin(
-        'correlation, objective',
-        'objective_jagged',
-        probes.JAGGED_AGREEMENT,
-        _whole,
-        False,
+        'size of gradients, feature maps',
+        'gradient_wrong',
+        probes.UNEVEN,
+        _uneven,
     ),
     Margin(
         'features, gradients on or off',
