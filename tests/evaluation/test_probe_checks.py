@@ -35,6 +35,11 @@ def gradient_flags(best=0.99, **changes):
         ('other_truth', dict(fit_classes={'+1': 3.0}), dict(fit_classes={'+1': 1.4})),
         ('other_under_attack', dict(head_gap=0.01), dict(head_gap=1e-4)),
         ('reads_truth', dict(truth_read=1), {}),
+        (
+            'zero_gradients',
+            dict(blind_share=0.3, blind_change=0.2),
+            dict(blind_share=0.3),
+        ),
         ('predictions_stuck', dict(stuck=1), {}),
         ('predictions_stuck', dict(name_read=1), {}),
     ],

@@ -12,6 +12,7 @@ _EXPORTS = {
     'ModelProbe': 'findings',
     'ObjectiveProbe': 'findings',
     'Probes': 'findings',
+    'probe_blind_pixels': 'blind',
     'probe_model': 'flags',
     'look_at_returned': 'returned',
     'probe_noise': 'noise',

@@ -70,6 +70,9 @@ class ModelProbe:
             loss is taken on; ``None`` where they cannot be compared.
         head_gap: The same of what heads make of equal features, in a test and for the
             loss: of the first of their outputs, which are scores.
+        blind_share: Share of the pixel values on which features have no gradient.
+        blind_change: By how much features change when these values move by the whole
+            budget, relative to the change when all do; of the worst image.
         truth_read: Images whose predictions change with the truth in their data sample.
         name_read: Images whose predictions change with the name of the image.
         stuck: Images whose predictions stay when the image is another one.
@@ -94,6 +97,8 @@ class ModelProbe:
     flag_gap: float | None = None
     test_gap: float | None = None
     head_gap: float = 0.0
+    blind_share: float = 0.0
+    blind_change: float = 0.0
     truth_read: int = 0
     name_read: int = 0
     stuck: int = 0

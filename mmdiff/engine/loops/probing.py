@@ -14,6 +14,7 @@ from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import (
     ModelProbe,
     Probes,
+    probe_blind_pixels,
     probe_model,
     probe_noise,
     probe_objective,
@@ -26,7 +27,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns
 from .robust_plan import Step
 
-VERSION = 5  # of the questions
+VERSION = 6  # of the questions
 NUM_IMAGES = 3
 
 
@@ -83,6 +84,8 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
     model: ModelProbe = probe_model(oracle, batch)
     probe_predictions(oracle, batch, model)
     probe_truth(oracle, batch, model)
+    if attacks:
+        probe_blind_pixels(oracle, batch, attacks[0], model)
     probes = Probes(model)
     for attack in attacks:
         try:

@@ -27,6 +27,9 @@ IGNORED = 0.25
 # A loss may be lower for boxes at another scale by chance, of a detector that sees
 # next to nothing.
 FIT = 2.0
+# Share of pixel values without a gradient, and what moving them does of what moving all
+# does: features of sound models depend on every value.
+BLIND = 0.05
 # An attack that works rises by many times what the best of eight noises does.
 LUCK = 3.0
 
@@ -87,6 +90,13 @@ def _check_model(probe: ModelProbe) -> list[Flag]:
     elif (why := _other_under_attack(probe)) is not None:
         text = f'the model answers attacks otherwise than tests: {why}'
         flags.append(flag('other_under_attack', text))
+    if min(probe.blind_share, probe.blind_change) > BLIND and not probe.repeat_gap:
+        text = (
+            f'the gradient is zero on {100 * probe.blind_share:.0f} % of the pixel '
+            'values, and moving these by the whole budget changes features by '
+            f'{probe.blind_change:.2f} of what moving all does'
+        )
+        flags.append(flag('zero_gradients', text))
     return [*flags, *_check_predictions(probe), *_check_truth(probe)]
 
 

@@ -85,8 +85,7 @@ def harmless_changes() -> list[Case]:
 
     Losses of another temperature do not saturate, and a loss that is rounded keeps a
     slope that is small and right. What only sorts out detections after scores (a
-    threshold, NMS) hides no gradient. Of pixels that are clipped nothing is left to
-    attack where there is no gradient.
+    threshold, NMS) hides no gradient.
     """
     made = {
         'sharp losses': more_models.losses_sharp,
@@ -125,7 +124,7 @@ def broken_gradients() -> list[Case]:
         ('blurred, straight through', more_models.blurred_straight_through, wrong),
         ('rounded, straight through', more_models.rounded_straight_through, hidden),
         ('loss with a constant', more_models.loss_with_constant, flat),
-        ('pixels clipped', more_models.pixels_clipped, ('gradient_hidden',)),
+        ('pixels clipped', more_models.pixels_clipped, ('zero_gradients',)),
         ('infinite slopes', models.not_a_number, ('nonfinite_gradients',)),
     ]
     cases = [Case(name, 'fcos', codes, plant) for name, plant, codes in made]

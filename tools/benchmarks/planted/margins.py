@@ -78,6 +78,11 @@ def _roughest(row: dict) -> float | None:
     return min(_objective(row).get('smoothness', {}).values(), default=None)
 
 
+def _blind(row: dict) -> float | None:
+    model = _of_model(row)
+    return min(model['blind_share'], model['blind_change'])
+
+
 def _uneven(row: dict) -> float | None:
     gains = [abs(gain) for gain in _objective(row).get('gains', {}).values()]
     return max(gains) / max(min(gains), 1e-9) if gains else None
@@ -200,6 +205,12 @@ MARGINS = (
         'zero_gradients',
         rows.ZERO_SHARE,
         lambda row: row['attack']['zero_share'],
+    ),
+    Margin(
+        'share of blind pixels, or their effect',
+        'zero_gradients',
+        probes.BLIND,
+        _blind,
     ),
     Margin(
         'share of images',

@@ -1,0 +1,76 @@
+"""Are there pixels that matter, and that no gradient reaches?"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmdiff.utils.modules import seed_all, training_flags
+
+from ..iterative_attack import IterativeAttack
+from ..oracle import ImageGroup, Oracle
+from .findings import ModelProbe
+from .tensors import flat
+
+
+def probe_blind_pixels(
+    oracle: Oracle, batch: dict, attack: IterativeAttack, probe: ModelProbe
+) -> None:
+    """Move the pixel values on which features have no gradient, by the whole budget.
+
+    Models that clip or round may be flat around an image and not a step further: a
+    gradient of zero says nothing there, and small differences agree with it.
+
+    Args:
+        oracle: Oracle of the model; one without ``extract_feat`` is not asked.
+        batch: A batch of a few images, as the dataloader gives it.
+        attack: Whose budget is meant.
+        probe: Takes the findings.
+    """
+    if not hasattr(oracle.model, 'extract_feat'):
+        return
+    images, changes = oracle.gather(batch), []
+    count = len(images.frames)
+    with oracle.attacked():
+        for i, image_id in enumerate(images.ids):
+            image = images.take([i])
+            (x,) = image.pixels
+            # A model that clips its input at the ends of the range is not blind.
+            x = x.clamp(1, 254)
+            blind = _gradient(oracle, image, x) == 0
+            probe.blind_share += blind.double().mean().item() / count
+            probe.passes += 1
+            if not blind.any():
+                continue
+            generator = torch.Generator().manual_seed(attack.seed_of(image_id, 'blind'))
+            noise = attack.budget.sample_edge(x, generator)
+            ends = [attack.budget.project(x + n, x) for n in (noise * blind, noise)]
+            still, some, every = (_features(oracle, image, end) for end in (x, *ends))
+            moved = [(end - still).norm().item() for end in (some, every)]
+            changes.append(moved[0] / max(moved[1], 1e-30))
+            probe.passes += 3
+    probe.blind_change = max([probe.blind_change, *changes])
+
+
+def _gradient(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor:
+    """Gradient of a random sum of all features."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        features = _features(oracle, image, x)
+        if not features.requires_grad:
+            return torch.zeros_like(x)
+        generator = torch.Generator().manual_seed(0)
+        signs = torch.randn(len(features), generator=generator).to(features)
+        (grad,) = torch.autograd.grad((features * signs).sum(), x)
+    return grad
+
+
+def _features(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor:
+    """All features in one vector, as an attack asks for them."""
+    seed_all(0)
+    grad = x.requires_grad
+    with torch.set_grad_enabled(grad), training_flags(oracle.model, oracle.training):
+        batch = oracle.preprocess([x], image.samples, image.frames)
+        features = flat(oracle.model.extract_feat(batch['inputs']))
+    oracle.reset()
+    return torch.cat([feature.flatten().float() for feature in features])
