@@ -256,3 +256,11 @@ def test_a_worst_case_needs_one_member_to_be_believed():
 def test_a_search_fills_its_budget_and_hands_on_what_it_found(sanity, expected):
     """Of ten images, whose mean objective ends at 2."""
     assert codes(check_search(make_entry(sanity=sanity))) == expected
+
+
+@pytest.mark.parametrize(
+    'step_size, steps, expected', [(64, 10, True), (64, 1, False), (16, 10, False)]
+)
+def test_steps_that_cross_the_budget_do_not_converge(step_size, steps, expected):
+    entry = make_entry(settings={'step_size': step_size, 'steps': steps})
+    assert codes(check_search(entry)) == ['not_converged'] * expected

@@ -106,6 +106,13 @@ def check_search(entry: Entry) -> list[Flag]:
     if entry.eps and sanity.images and size < USED_SHARE * entry.eps:
         text = f'{entry.name} used {size:.3g} of its budget at most'
         flags.append(flag('budget_unused', text))
+    step, steps = entry.settings.get('step_size'), entry.settings.get('steps', 1)
+    if entry.eps and step and steps > 1 and step > 2 * entry.eps:
+        text = (
+            f'{entry.name} is not converged: each step of {step:g} crosses the whole '
+            'budget, so that iterates jump between its corners'
+        )
+        flags.append(flag('not_converged', text))
     if sanity.losses and sanity.images and sanity.objective_ends:
         last = sanity.losses[max(sanity.losses)] / sanity.images
         end = sanity.objective_ends[1]
