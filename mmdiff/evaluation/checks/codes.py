@@ -38,7 +38,9 @@ CODES = {
     ),
     'randomised': 'One pass is one draw: an attack on the mean may go lower.',
     'weaker_than_noise': 'Its gradients lead nowhere: a working attack may go lower.',
-    'not_converged': 'Give it more or smaller steps: read its metric as an upper bound.',
+    'not_converged': (
+        'Give it more or smaller steps: read its metric as an upper bound.'
+    ),
     'gradients_lead_nowhere': 'What was measured is the absence of an attack.',
     'gradient_hidden': (
         'What needs no gradient does better: read its metric as an upper bound.'
