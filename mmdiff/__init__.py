@@ -10,6 +10,7 @@ from .version import __version__
 # Name: the module that has it. Subpackages are names of their own.
 _EXPORTS = {
     'DAG': 'attacks',
+    'MASKS': 'registry',
     'OBJECTIVES': 'registry',
     'PGD': 'attacks',
     'DiffusionModel': 'diffusion',

@@ -1,9 +1,9 @@
 """Registries of the scope ``mmdiff``.
 
 They are children of mmengine's roots, so ``type='mmdiff.DiffusionUNet'`` resolves
-from mmdet and from mmpretrain configs alike. ``ATTACKS`` and
-``OBJECTIVES`` are roots of their own. Whoever
-uses a component comes by here, so here the mm packages are checked.
+from mmdet and from mmpretrain configs alike. ``ATTACKS``, ``OBJECTIVES`` and ``MASKS``
+are roots of their own. Whoever uses a component comes by here, so here the mm packages
+are checked.
 """
 
 from .utils.environment import check_stack
@@ -52,3 +52,4 @@ ATTACKS = Registry('attack', scope='mmdiff', locations=['mmdiff.attacks.register
 OBJECTIVES = Registry(
     'objective', scope='mmdiff', locations=['mmdiff.attacks.registered']
 )
+MASKS = Registry('mask', scope='mmdiff', locations=['mmdiff.attacks.masks'])

@@ -137,7 +137,7 @@ def test_configs_are_read_and_their_parts_exist(block, tmp_path):
     path.write_text(with_paths(block.text, tmp_path))
     cfg = Config.fromfile(path)
     for hook in cfg.get('custom_hooks', []):
-        assert HOOKS.get(hook.type) and ATTACKS.build(hook.attack)
+        assert HOOKS.build(hook)
     if 'attacks' in cfg.get('test_cfg', {}):
         assert LOOPS.get(cfg.test_cfg.type)
         for attack in cfg.test_cfg.attacks:
@@ -263,14 +263,12 @@ def test_the_guide_has_every_attack_and_preset_by_name():
 
 
 def test_numbers_of_the_readme_stand_in_the_results():
-    results = (ROOT / 'docs' / 'results.md').read_text()
-    rows = [re.findall(r'\d\.\d{3}', line) for line in results.splitlines()]
+    pages = ('results.md', 'results/yolox.md', 'guide/attack.md')
+    results = ' '.join((ROOT / 'docs' / page).read_text() for page in pages)
     section = (ROOT / 'README.md').read_text().split('## Results')[1].split('\n## ')[0]
-    table = [re.findall(r'\d\.\d{3}', line) for line in section.splitlines()]
-    numbers = [row for row in table if len(row) == 2]
-    assert len(numbers) >= 5
-    for row in numbers:
-        assert any(set(row) <= set(known) for known in rows), row
+    numbers = set(re.findall(r'\d\.\d{3}', section))
+    assert len(numbers) >= 30
+    assert numbers <= set(re.findall(r'\d\.\d{3}', results))
 
 
 def test_the_readme_names_the_tested_versions():

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from mmdiff.datasets.toy_shapes import make_toy_voc
 
@@ -65,6 +66,8 @@ def attacked_config(path, text, ours=(), work_dir=None, **cfg_options):
         indices=None,
         skip_fooled=False,
         fresh=False,
+        save_adversarial=None,
+        save_format=None,
     )
     flags.update(ours)
     args = argparse.Namespace(
@@ -120,11 +123,6 @@ def test_other_tools_write_where_the_config_says_too(tool, tmp_path, monkeypatch
 def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     tmp_path, monkeypatch, capsys
 ):
-    done = SimpleNamespace(
-        test_loop=SimpleNamespace(out='none.json', attacks=[None] * 3),
-        logger=logging.getLogger(),
-    )
-
     def fail(*args):
         raise RuntimeError('no font')
 
@@ -132,7 +130,8 @@ def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     main = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['main']
     answers = {
         'make_toy_voc': lambda *args, **kwargs: None,
-        'train_and_test': lambda cfg: done,
+        'run_all': lambda works, console: None,
+        'load': lambda cfg: SimpleNamespace(logger=logging.getLogger()),
         'read_reports': lambda files: [],
         'build_page': lambda models: None,
         'render': lambda page: 'page',
@@ -145,6 +144,23 @@ def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     shown = capsys.readouterr().out
     assert 'the table' in shown and 'report.html is in' in shown
     assert 'grid.png' not in shown and (tmp_path / 'report.html').is_file()
+
+
+def test_a_model_that_fails_in_the_quick_start_is_one_sentence(
+    tmp_path, monkeypatch, capsys
+):
+    work = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['Work']
+    console = Console(force_terminal=False, width=80)
+    script = tmp_path / 'fails.py'
+    script.write_text(
+        "print('11/25 - x - INFO - half of it')\nraise ValueError('no')\n"
+    )
+    monkeypatch.setattr(sys, 'orig_argv', [sys.executable, str(script)])
+    one = work('from scratch', tmp_path / 'logs' / 'log.txt', console)
+    with pytest.raises(ChildProcessError, match='from scratch was not .*log.txt'):
+        one.run()
+    assert 'from scratch: half of it' in capsys.readouterr().out
+    assert 'ValueError: no' in one.log.read_text()
 
 
 def test_settings_of_test_cfg_stay_under_attack(tmp_path):
@@ -170,6 +186,13 @@ def test_a_robust_test_loop_is_known_by_its_class(tmp_path):
     ours = dict(attack=None, indices=3)
     cfg = attacked_config(tmp_path / 'tiny.py', head + SMALL + loop, ours)
     assert (cfg.test_cfg.indices, cfg.test_cfg.attacks) == (3, [])
+
+
+def test_flags_of_saving_are_settings_of_the_loop(tmp_path):
+    ours = dict(save_adversarial='sets', save_format='npy')
+    cfg = attacked_config(tmp_path / 'tiny.py', SMALL, ours)
+    assert (cfg.test_cfg.save_adversarial, cfg.test_cfg.save_format) == ('sets', 'npy')
+    assert 'save_format' not in attacked_config(tmp_path / 'tiny.py', SMALL).test_cfg
 
 
 def test_a_setting_that_the_robust_loop_does_not_take_is_refused_by_name(tmp_path):
@@ -446,6 +469,7 @@ def test_mmdets_own_train_script_runs_the_config(toy, tmp_path):
         (['--eps', '8'], '--eps belongs to an attack'),
         (['--attack-options', 'eot=4'], '--attack-options belongs to an attack'),
         (['--skip-fooled'], '--skip-fooled belongs to an attack'),
+        (['--save-adversarial', 'd'], '--save-adversarial belongs to an attack'),
     ],
 )
 def test_bad_flags_are_one_sentence(flags, words, toy, tmp_path):

@@ -135,7 +135,7 @@ WITHOUT_ROW = {
 }
 # DETR's relatives choose 900 queries among the cells of their features; DDOD has a
 # kernel larger than the smallest level of a small image.
-LARGE = {'DDOD': 256, 'DDQ DETR': 256, 'DINO': 256}
+LARGE = {'DDOD': 384, 'DDQ DETR': 256, 'DINO': 256}
 HEADER = """# What runs on which detector
 
 Made by `python tools/compatibility.py` ({versions}): each detector from mmdet's

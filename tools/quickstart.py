@@ -1,22 +1,34 @@
 """Train the same detector twice, on the frozen shipped prior and from scratch, under
 the same budget; evaluate both clean, under PGD and under DAG; show one table and page.
+
+Each model has a process of its own, so two cores take half the time of one. Seeds and
+numbers are those of one after the other.
 """
 
 import argparse
+import os
+import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 
 from mmengine.config import Config
-from mmengine.runner import Runner
+from mmengine.runner import Runner, find_latest_checkpoint
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.progress import track
+from rich.table import Table
 
 from mmdiff import config_path
 from mmdiff.datasets.toy_shapes import make_toy_voc
 from mmdiff.engine.gallery import try_to_draw
 from mmdiff.evaluation.report import Page, build_page, read_reports, render
 from mmdiff.evaluation.tables import comparison_table
+from mmdiff.registry import ATTACKS
 from mmdiff.utils.files import whole_file
 
 MODELS = {
@@ -24,7 +36,7 @@ MODELS = {
     'from scratch': 'detection/faster-rcnn_toy-unet-scratch_dfpn_1xb4-2e_toy-voc.py',
 }
 # DAG within PGD's budget and in fewer, larger steps than published (150 of 0.5).
-ATTACKS = [
+DEMO_ATTACKS = [
     {'type': 'mmdiff.PGD', 'eps': [2, 4, 8], 'steps': 10},
     {'type': 'mmdiff.DAG', 'eps': 8, 'steps': 20, 'gamma': 4, 'max_proposals': 500},
 ]
@@ -48,7 +60,7 @@ def make_config(name: str, args: argparse.Namespace) -> Config:
         )
     cfg.test_cfg = {
         'type': 'mmdiff.RobustTestLoop',
-        'attacks': ATTACKS,
+        'attacks': DEMO_ATTACKS,
         'name': name,
         'out': str(args.work_dir / name.replace(' ', '-') / 'robustness.json'),
         'sanity_images': 8,
@@ -56,14 +68,102 @@ def make_config(name: str, args: argparse.Namespace) -> Config:
     return cfg
 
 
-def train_and_test(cfg: Config) -> Runner:
-    """Train and test one model; its ``test_loop`` has written the results."""
+def train_and_test(cfg: Config) -> None:
+    """Train and test one model; results are in the file that the config names."""
     runner = Runner.from_cfg(cfg)
     start = time.perf_counter()
     runner.train()
     runner.test_loop.train_seconds = round(time.perf_counter() - start, 1)
     runner.test()
+
+
+@dataclass
+class Work:
+    """A model that a process of its own trains and tests.
+
+    Args:
+        name: Name of the model, one of ``MODELS``.
+        log: File for all that the process prints.
+        console: Where lines go if it is no terminal.
+    """
+
+    name: str
+    log: Path
+    console: Console
+    line: str = field(default='waits for a core', init=False)
+
+    def run(self) -> None:
+        """Start this script anew for the one model, and wait.
+
+        Raises:
+            ChildProcessError: If that fails.
+        """
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, *sys.orig_argv[1:], '--only', self.name]
+        with (
+            self.log.open('w', encoding='utf-8') as log,
+            Popen(
+                command, stdout=PIPE, stderr=STDOUT, text=True, errors='replace'
+            ) as process,
+        ):
+            self.line = 'starts'
+            for line in process.stdout:
+                log.write(line)
+                log.flush()
+                _, told, text = line.partition(' - INFO - ')
+                if told and text.strip():
+                    self.tell(text.strip())
+        if process.returncode:
+            raise ChildProcessError(
+                f'{self.name} was not trained and tested (exit code '
+                f'{process.returncode}); the end of {self.log} says why. Start the '
+                'quick start again after that.'
+            )
+        self.line = 'done'
+
+    def tell(self, text: str) -> None:
+        """Show what the process does now."""
+        self.line = text
+        if not self.console.is_terminal:
+            self.console.print(f'{self.name}: {text}', markup=False, highlight=False)
+
+
+def run_all(works: Sequence[Work], console: Console) -> None:
+    """Do all works, as many at once as there are cores, and show what each does.
+
+    Raises:
+        ChildProcessError: If one fails; the others are done first.
+    """
+
+    def lines() -> Table:
+        table = Table.grid(padding=(0, 2))
+        for work in works:
+            table.add_row(f'[bold]{work.name}', escape(work.line[:90]))
+        return table
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 2
+    with (
+        Live(get_renderable=lines, console=console, transient=True),
+        ThreadPoolExecutor(min(cores, len(works))) as pool,
+    ):
+        running = [pool.submit(work.run) for work in works]
+    for one in running:
+        one.result()
+
+
+def load(cfg: Config) -> Runner:
+    """Load what was trained, to draw it."""
+    cfg.load_from = find_latest_checkpoint(cfg.work_dir)
+    runner = Runner.from_cfg(cfg)
+    runner.load_or_resume()
     return runner
+
+
+def draw(configs: dict[str, Config], path: Path, num_images: int) -> bool:
+    """Draw some images of all models; whether that worked."""
+    runners = {name: load(cfg) for name, cfg in configs.items()}
+    strongest = ATTACKS.build({**DEMO_ATTACKS[0], 'eps': 8})
+    return try_to_draw(path, runners, strongest, range(min(3, num_images)))
 
 
 def show(page: Page, console: Console) -> None:
@@ -81,7 +181,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data', default='data/toy_voc', help='made if not there')
     parser.add_argument('--num-images', type=int, default=32, help='images to attack')
     parser.add_argument('--max-epochs', type=int, help='instead of the configs')
+    parser.add_argument('--only', choices=MODELS, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.only:
+        return args
     try:
         make_toy_voc(args.data, progress=lambda n: track(n, 'drawing the demo set'))
     except FileExistsError as error:
@@ -92,14 +195,23 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     begin = time.perf_counter()
     args, console = parse_args(), Console(width=110)
-    runners = {name: train_and_test(make_config(name, args)) for name in MODELS}
-    loops = [runner.test_loop for runner in runners.values()]
-    page = build_page(read_reports([loop.out for loop in loops]))
+    if args.only:
+        train_and_test(make_config(args.only, args))
+        return
+    configs = {name: make_config(name, args) for name in MODELS}
+    outs = [Path(cfg.test_cfg.out) for cfg in configs.values()]
+    works = [
+        Work(name, out.with_name('log.txt'), console)
+        for name, out in zip(configs, outs)
+    ]
+    try:
+        run_all(works, console)
+    except ChildProcessError as error:
+        sys.exit(str(error))
+    page = build_page(read_reports(outs))
     with whole_file(args.work_dir / 'report.html') as partial:
         partial.write_text(render(page), encoding='utf-8')
-    strongest = loops[0].attacks[2]  # PGD at eps 8
-    shown = range(min(3, args.num_images))
-    drawn = try_to_draw(args.work_dir / 'grid.png', runners, strongest, shown)
+    drawn = draw(configs, args.work_dir / 'grid.png', args.num_images)
     show(page, console)
     console.print(
         f'{time.perf_counter() - begin:.0f} s; report.html '

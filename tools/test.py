@@ -1,7 +1,6 @@
 """Test a model: mmdet's own tools/test.py with its flags, and runs under attack."""
 
 import argparse
-import inspect
 import os
 import runpy
 import sys
@@ -9,15 +8,17 @@ from pathlib import Path
 
 import mmdet
 from mmengine.config import Config, DictAction
-from mmengine.runner import Runner, TestLoop
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.markup import escape
 
 from mmdiff.engine.gallery import try_to_draw
+from mmdiff.engine.loop_settings import is_robust, robust_settings
 from mmdiff.engine.loops import RobustTestLoop
+from mmdiff.engine.loops.image_store import FORMATS
 from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
+from mmdiff.evaluation.rounding import rounding_notes
 from mmdiff.evaluation.tables import broke_table, results_table
-from mmdiff.registry import LOOPS
 from mmdiff.utils.configs import work_dir_of
 
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
@@ -52,10 +53,24 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         action='store_true',
         help='do not attack an image again once its score (AP) is 0',
     )
+    add_flags_of_saving(parser)
     resume = parser.add_mutually_exclusive_group()
     resume.add_argument('--resume', action='store_true', help='the default')
     resume.add_argument('--fresh', action='store_true', help='forget earlier runs')
     return parser.parse_known_args()
+
+
+def add_flags_of_saving(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--save-adversarial',
+        metavar='DIR',
+        help='write the images of every row as a data set of their own',
+    )
+    parser.add_argument(
+        '--save-format',
+        choices=FORMATS,
+        help='png: 8 bits, rounded within the budget (the default); npy: exact floats',
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:
@@ -85,49 +100,13 @@ def check_weights(checkpoint: str) -> None:
         )
 
 
-def loop_class(test_cfg: dict) -> type | None:
-    """Class of the loop that a test_cfg asks for; ``None`` if nobody knows it."""
-    kind = test_cfg.get('type', TestLoop)
-    return kind if isinstance(kind, type) else LOOPS.get(kind)
-
-
-def is_robust(test_cfg: dict) -> bool:
-    """Whether the loop of a test_cfg is a RobustTestLoop."""
-    kind = loop_class(test_cfg)
-    return isinstance(kind, type) and issubclass(kind, RobustTestLoop)
-
-
-def settings_kept(test_cfg: dict) -> dict:
-    """Settings of a config's test_cfg that stay when a RobustTestLoop replaces it.
-
-    Raises:
-        ValueError: For a setting that RobustTestLoop does not take.
-    """
-    if is_robust(test_cfg):
-        return dict(test_cfg)
-    taken = set(inspect.signature(RobustTestLoop).parameters)
-    taken -= {'runner', 'dataloader', 'evaluator'}  # these come from the runner
-    settings = {k: v for k, v in test_cfg.items() if k not in ('type', '_scope_')}
-    for name in settings:
-        if name not in taken:
-            raise ValueError(
-                f'RobustTestLoop does not take test_cfg.{name}; to use --attack, take '
-                'it out of the config.'
-            )
-    kind = test_cfg.get('type', TestLoop)
-    if loop_class(test_cfg) is not TestLoop:
-        name = kind.__name__ if isinstance(kind, type) else kind
-        print(f'With --attack, a RobustTestLoop replaces the {name} of test_cfg.')
-    return {'type': 'mmdiff.RobustTestLoop', **settings}
-
-
 def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Config:
     """The config of the run: the model's, with a RobustTestLoop."""
     cfg = load_config(args)
     if ours.attack is not None:
         options = ours.attack_options
         cfg.test_cfg = {
-            **settings_kept(cfg.get('test_cfg') or {}),
+            **robust_settings(cfg.get('test_cfg') or {}),
             'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
             'protocol': protocol_of(ours.attack),
             'leave_out': has_preset(ours.attack),
@@ -140,6 +119,9 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
+    for name in ('save_adversarial', 'save_format'):
+        if getattr(ours, name) is not None:
+            cfg.test_cfg[name] = getattr(ours, name)
     if ours.indices is not None:
         cfg.test_cfg.indices = ours.indices  # the loop's: wrappers take none
     return cfg
@@ -159,6 +141,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
             console.print(broke.to_rich())
         for attack in loop.results.left_out:
             console.print(escape(f'left out: {attack.attack}. {attack.reason}'))
+        for note in rounding_notes(loop.results.entries, loop.results.clean):
+            console.print(escape(note))
         for what in loop.results.not_measured:
             console.print(escape(f'not measured: {what} (boxes only)'))
         if loop.results.intervals is not None and loop.results.intervals.problem:
@@ -166,6 +150,8 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
         for reason in loop.results.reasons:
             console.print(f'[bold red](!) unreliable:[/] {escape(reason)}')
         console.print(f'written to {escape(str(loop.out))}')
+        if loop.sets is not None:
+            console.print(f'images saved in {escape(str(loop.sets.folder))}')
         if args.show_dir:
             draw_grids(loop, Path(runner.work_dir) / args.show_dir)
 
@@ -184,6 +170,7 @@ def check_attack_is_named(ours: argparse.Namespace, robust: bool) -> None:
     names = ['eps', 'steps', 'attack_options']
     if not robust:
         names += ['indices', 'skip_fooled', 'resume', 'fresh']
+        names += ['save_adversarial', 'save_format']
     given = [name for name in names if getattr(ours, name) not in (None, False, {})]
     if given:
         flag = given[0].replace('_', '-')

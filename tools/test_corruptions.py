@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from mmdiff.datasets import CORRUPTIONS, SEVERITIES
 from mmdiff.engine.corruptions import evaluate_corruptions
+from mmdiff.engine.loop_settings import plain_settings
 from mmdiff.evaluation.tables import corruptions_table
 from mmdiff.utils.configs import work_dir_of
 
@@ -51,9 +52,11 @@ def test_corruptions(args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
-    cfg.test_cfg = {'type': 'TestLoop'}
-    if args.indices is not None:
-        cfg.test_dataloader.dataset.indices = args.indices
+    test_cfg = cfg.get('test_cfg') or {}
+    cfg.test_cfg = plain_settings(test_cfg)
+    indices = test_cfg.get('indices') if args.indices is None else args.indices
+    if indices is not None:
+        cfg.test_dataloader.dataset.indices = indices
     runner = Runner.from_cfg(cfg)
     names = CORRUPTIONS if args.corruptions == ['all'] else args.corruptions
     out = Path(args.out or Path(cfg.work_dir) / 'corruptions.json')

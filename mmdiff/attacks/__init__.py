@@ -19,6 +19,7 @@ _EXPORTS = {
     'GradientAttack': 'iterative_attack',
     'GradientBlocked': 'errors',
     'IterativeAttack': 'iterative_attack',
+    'Mask': 'masks',
     'NotApplicable': 'errors',
     'Oracle': 'oracle',
     'RandomNoise': 'random_noise',

@@ -50,7 +50,8 @@ class APGD(GradientAttack[APGDTrace]):
         rho: Share of steps that must raise the objective.
         alpha: Weight of the new step against the last one's momentum.
         eps, steps, objective, restarts, restart_offset, eot, proposals, source,
-            random_start, keep_best, norm, quantize, seed: See :class:`GradientAttack`.
+            random_start, keep_best, norm, quantize, mask, seed: See
+            :class:`GradientAttack`.
 
     Example:
         >>> APGD(eps=8, steps=100).checkpoints[:4]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmdiff.utils.seeding import mix_seed
 
 from .budget import Budget
+from .masks import build_mask
 from .oracle import Frame, ImageGroup, Oracle, oracle_of
 from .result import AttackResult, AttackStats
 
@@ -39,10 +40,15 @@ class Attack(ABC):
         norm: ``'linf'``, or ``'l2'`` over all pixel values of an image.
         quantize: Round the result to whole pixel values, as writing it to a file would;
             towards the clean image where rounding would leave the budget.
+        mask: Where pixels may change: ``'boxes'``, ``'background'``, four numbers
+            (left, top, right, bottom as shares of the image), a ``.png`` or ``.npy``
+            file, a :class:`mmdiff.attacks.Mask` or its config; ``None``: everywhere.
+            All other pixels stay as they are; an image without any is left out.
         seed: With an image's id, decides everything random about it.
 
     Raises:
-        ValueError: For a negative ``eps`` or an unknown ``norm``.
+        ValueError: For a negative ``eps``, an unknown ``norm`` or ``mask``.
+        FileNotFoundError: If the file of a mask does not exist.
         TypeError: For a subclass with fields that is no dataclass itself, or with an
             ``__init__`` of its own.
     """
@@ -51,6 +57,7 @@ class Attack(ABC):
     _: KW_ONLY
     norm: str = 'linf'
     quantize: bool = False
+    mask: Any = None
     seed: int = 0
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -81,12 +88,14 @@ class Attack(ABC):
                 )
         if self.eps is not None and not isinstance(self.eps, int | float):
             self.eps = float(self.eps)  # of numpy or torch: reports are JSON
+        self.mask = build_mask(self.mask)
         self.budget  # noqa: B018 (it is checked)
 
     @property
     def budget(self) -> Budget:
         """Where the attack must stay."""
-        return Budget(self.eps, self.norm)
+        mask = '' if self.mask is None else str(self.mask)
+        return Budget(self.eps, self.norm, mask)
 
     @property
     def name(self) -> str:
@@ -97,6 +106,7 @@ class Attack(ABC):
     def threat_model(self) -> dict[str, Any]:
         """Return the settings that a report must name: the attack and its fields."""
         settings = {field.name: getattr(self, field.name) for field in fields(self)}
+        settings['mask'] = self.budget.mask or None
         return {'attack': self.name, **settings}
 
     @abstractmethod
@@ -117,6 +127,16 @@ class Attack(ABC):
         """Return the oracle to ask: that of the model under test, unless overridden."""
         return oracle
 
+    def gather(self, oracle: Oracle, data_batch: dict) -> ImageGroup:
+        """Read the images of a batch, with the mask of each.
+
+        Raises:
+            NotApplicable: If the mask has no meaning for the model.
+            ValueError: See :meth:`Oracle.gather`.
+        """
+        images = oracle.gather(data_batch)
+        return images if self.mask is None else self.mask.on(images)
+
     def run(
         self, oracle: Oracle, data_batch: dict, skip: Sequence[bool] | None = None
     ) -> AttackResult:
@@ -127,7 +147,7 @@ class Attack(ABC):
             data_batch: ``inputs`` (list of (C, H, W), or (N, C, H, W)) and
                 ``data_samples``. Left as it is.
             skip: Flags of images to leave out (already fooled, say): they come back
-                clean and cost nothing.
+                clean and cost nothing. So do images without a pixel in the mask.
 
         Returns:
             Adversarial inputs (float32, 0..255, in the container of the inputs), final
@@ -139,10 +159,12 @@ class Attack(ABC):
             GradientBlocked: If no gradient reaches the images.
         """
         oracle, stats = self.choose_oracle(oracle), AttackStats()
-        images = oracle.gather(data_batch)
+        images = self.gather(oracle, data_batch)
         clean = [frame.canvas for frame in images.frames]
         adversarial, losses = [x.clone() for x in clean], [math.nan] * len(clean)
         attacked = _not_skipped(skip, len(clean))
+        stats.record_masks(images.frames[i] for i in attacked)
+        attacked = [i for i in attacked if images.frames[i].mask_share]
         if self.eps != 0:
             with oracle.attacked():
                 for chosen in oracle.split(images, attacked):
@@ -174,7 +196,7 @@ class Attack(ABC):
     def _finish(self, adv: Tensor, frame: Frame) -> Tensor:
         """Return the whole input, its image within the budget."""
         clean = frame.cut()
-        adv = self.budget.project(adv, clean)
+        adv = self.budget.project(frame.masked(adv), clean)
         if self.quantize:
             adv = self.budget.round(adv, clean)
         return frame.paste(adv)

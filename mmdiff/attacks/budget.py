@@ -1,8 +1,9 @@
-"""How far an attack may move an image: the norm ball and the range of pixel values."""
+"""How far, and where, an attack may move an image: the norm ball, pixels, a mask."""
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,13 +18,17 @@ NORMS = ('linf', 'l2')
 class Budget:
     """A ball around the clean image, cut to pixel values of 0..255.
 
-    All methods take one image of shape (C, H, W).
+    All methods take one image of shape (C, H, W). The mask is a name here, by which
+    budgets are compared: pixels outside of it are kept where images are put together
+    (:class:`mmdiff.attacks.oracle.Frame`).
 
     Args:
         eps: Radius in pixel units: 8 is 8/255. ``None``: the range of pixel values is
             the only bound.
         norm: ``'linf'``: largest change of a pixel value; ``'l2'``: Euclidean norm over
             all values of an image.
+        mask: Name of the only pixels that may change (``str`` of a
+            :class:`mmdiff.attacks.Mask`); empty: all.
 
     Raises:
         ValueError: For a negative ``eps`` or an unknown ``norm``.
@@ -31,10 +36,13 @@ class Budget:
     Example:
         >>> Budget(4) in Budget(8), Budget(4) in Budget(8, 'l2'), Budget(4) in Budget()
         (True, False, True)
+        >>> Budget(4, mask='boxes') in Budget(8), Budget(4) in Budget(8, mask='boxes')
+        (True, False)
     """
 
     eps: float | None = None
     norm: str = 'linf'
+    mask: str = ''
 
     def __post_init__(self) -> None:
         if self.eps is not None and not self.eps >= 0:
@@ -52,18 +60,25 @@ class Budget:
 
     def __contains__(self, other: Budget) -> bool:
         """Whether this budget allows whatever ``other`` allows."""
-        return self.norm == other.norm and other.radius <= self.radius
+        within = self.norm == other.norm and other.radius <= self.radius
+        return within and self.mask in ('', other.mask)
 
     def __str__(self) -> str:
-        if self.eps is None:
-            return 'no budget'
-        return f'{self.norm.capitalize()} {self.eps:g}'
+        size = 'no budget'
+        if self.eps is not None:
+            size = f'{self.norm.capitalize()} {self.eps:g}'
+        return f'{size}, mask {self.mask}' if self.mask else size
 
     @property
     def suffix(self) -> str:
         """End of a metric's name: ``_eps4``, ``_l2_eps500``, or nothing."""
         norm = '' if self.norm == 'linf' else f'_{self.norm}'
         return norm if self.eps is None else f'{norm}_eps{self.eps:g}'
+
+    @property
+    def place(self) -> str:
+        """What a label adds for the mask: ``_boxes``, or nothing."""
+        return re.sub('[^0-9A-Za-z.+-]+', '_', f' {self.mask}') if self.mask else ''
 
     def measure(self, delta: Tensor) -> float:
         """Size of a change in the budget's norm."""
@@ -105,22 +120,45 @@ class Budget:
             return grad.sign()
         return grad / grad.norm().clamp(min=1e-12)
 
-    def sample(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a change uniformly from the ball (pixel range aside)."""
+    def sample(
+        self, like: Tensor, generator: torch.Generator, mask: Tensor | None = None
+    ) -> Tensor:
+        """Draw a change uniformly from the ball (pixel range aside).
+
+        Args:
+            like: The image.
+            generator: Generator on the CPU.
+            mask: Pixels that may change, (H, W), bool; ``None``: all.
+        """
         import torch
 
         if self.norm == 'linf':
             noise = torch.rand(like.shape, generator=generator) * 2 - 1
-        else:
-            noise = torch.randn(like.shape, generator=generator)
-            radius = torch.rand((), generator=generator) ** (1 / like.numel())
-            noise = noise * (radius / noise.norm())
+            return self.radius * _cut(noise, mask).to(like)
+        noise = _cut(torch.randn(like.shape, generator=generator), mask)
+        values = like.numel() if mask is None else len(like) * int(mask.sum())
+        radius = torch.rand((), generator=generator) ** (1 / max(values, 1))
+        noise = noise * (radius / noise.norm().clamp(min=1e-12))
         return self.radius * noise.to(like)
 
-    def sample_edge(self, like: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw a change of full size: signs (linf), or a random direction (l2)."""
+    def sample_edge(
+        self, like: Tensor, generator: torch.Generator, mask: Tensor | None = None
+    ) -> Tensor:
+        """Draw a change of full size: signs (linf), or a random direction (l2).
+
+        Args:
+            like: The image.
+            generator: Generator on the CPU.
+            mask: Pixels that may change, (H, W), bool; ``None``: all.
+        """
         import torch
 
-        noise = torch.randn(like.shape, generator=generator)
-        noise = noise.sign() if self.norm == 'linf' else noise / noise.norm()
-        return self.radius * noise.to(like)
+        noise = _cut(torch.randn(like.shape, generator=generator), mask)
+        if self.norm == 'linf':
+            return self.radius * noise.sign().to(like)
+        return self.radius * (noise / noise.norm().clamp(min=1e-12)).to(like)
+
+
+def _cut(noise: Tensor, mask: Tensor | None) -> Tensor:
+    """Noise inside a mask, 0 outside."""
+    return noise if mask is None else noise.where(mask.to(noise.device), 0)

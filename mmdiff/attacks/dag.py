@@ -49,7 +49,7 @@ class DAG(SourcedAttack):
         active_score: Score of the object's class above which it is attacked.
         strong_score: A proposal that is best of its neighbours (NMS at 0.35) counts as
             fooled only with this score of its target.
-        source, norm, quantize, seed: See :class:`SourcedAttack`.
+        source, norm, quantize, mask, seed: See :class:`SourcedAttack`.
 
     Raises:
         ValueError: For arguments out of range.

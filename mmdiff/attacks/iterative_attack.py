@@ -49,7 +49,7 @@ class IterativeAttack(SourcedAttack):
             they may fall unseen by the gradient, with fewer proposals on objects.
             Where the objective is on what is reported, proposals are those of test
             time.
-        source, norm, quantize, seed: See :class:`SourcedAttack`.
+        source, norm, quantize, mask, seed: See :class:`SourcedAttack`.
 
     Raises:
         ValueError: For arguments out of range.
@@ -145,7 +145,7 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
             move. Then the objectives of two iterates are on other proposals and
             samples, and the highest is often only luck.
         eps, steps, objective, restarts, restart_offset, eot, proposals, source, norm,
-            quantize, seed: See :class:`IterativeAttack`.
+            quantize, mask, seed: See :class:`IterativeAttack`.
 
     Raises:
         ValueError: For arguments out of range.
@@ -172,8 +172,8 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
         self, question: Question, group: ImageGroup, restart: int
     ) -> tuple[list[Tensor], list[float]]:
         traces: list[Any] = []
-        for x, image_id in zip(group.pixels, group.ids):
-            start = self._start(x, image_id, restart)
+        for x, image_id, mask in zip(group.pixels, group.ids, group.masks):
+            start = self._start(x, image_id, restart, mask)
             traces.append(self.trace_type(x, start, start))
         keep_best, resample = self._comparing(question)
         for step in range(self.steps):
@@ -203,11 +203,13 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
         # two steps differ by chance as well: they cannot be compared.
         return keep_best, not (fixed or keep_best)
 
-    def _start(self, x: Tensor, image_id: str, restart: int) -> Tensor:
+    def _start(
+        self, x: Tensor, image_id: str, restart: int, mask: Tensor | None
+    ) -> Tensor:
         if not self.random_start:
             return x.clone()
         generator = torch.Generator().manual_seed(self.seed_of(image_id, restart))
-        return self.budget.project(x + self.budget.sample(x, generator), x)
+        return self.budget.project(x + self.budget.sample(x, generator, mask), x)
 
 
 def check_step_size(step_size: float | None) -> None:

@@ -30,7 +30,8 @@ class MIM(GradientAttack[MomentumTrace]):
         step_size: Step in pixel units; ``None`` becomes ``eps / steps``.
         decay: Factor of the momentum; 0 is the iterative FGSM.
         eps, steps, objective, restarts, restart_offset, eot, proposals, source,
-            random_start, keep_best, norm, quantize, seed: See :class:`GradientAttack`.
+            random_start, keep_best, norm, quantize, mask, seed: See
+            :class:`GradientAttack`.
 
     Example:
         >>> MIM(eps=8, steps=10).threat_model()['step_size']

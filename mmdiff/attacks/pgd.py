@@ -25,7 +25,8 @@ class PGD(GradientAttack[Trace]):
         step_size: Constant step in pixel units; ``None``: the steps fall linearly from
             ``eps`` to ``eps / steps``.
         eps, steps, objective, restarts, restart_offset, eot, proposals, source,
-            random_start, keep_best, norm, quantize, seed: See :class:`GradientAttack`.
+            random_start, keep_best, norm, quantize, mask, seed: See
+            :class:`GradientAttack`.
 
     Example:
         >>> attack = PGD(eps=8, steps=20, step_size=1.0, objective='cls')

@@ -23,7 +23,7 @@ class RandomNoise(Attack):
     Args:
         eps: Size in pixel units: every pixel value moves by ``+-eps`` (linf), or the
             image moves by ``eps`` in a random direction (l2); then clipped to 0..255.
-        norm, quantize, seed: See :class:`Attack`.
+        norm, quantize, mask, seed: See :class:`Attack`.
 
     Raises:
         ValueError: Without ``eps``.
@@ -44,7 +44,7 @@ class RandomNoise(Attack):
         self, oracle: Oracle, group: ImageGroup, stats: AttackStats
     ) -> tuple[list[Tensor], list[float]]:
         noisy = []
-        for x, image_id in zip(group.pixels, group.ids):
+        for x, image_id, mask in zip(group.pixels, group.ids, group.masks):
             generator = torch.Generator().manual_seed(self.seed_of(image_id, 'noise'))
-            noisy.append(x + self.budget.sample_edge(x, generator))
+            noisy.append(x + self.budget.sample_edge(x, generator, mask))
         return noisy, [math.nan] * len(noisy)

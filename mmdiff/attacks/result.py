@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # a report reads accounts without waiting for torch
     from torch import Tensor
 
+    from .oracle import Frame
+
 
 @dataclass
 class AttackStats:
@@ -21,6 +23,8 @@ class AttackStats:
         max_l2: Largest L2 norm of a change.
         pixel_min: Smallest value handed on.
         pixel_max: Largest value handed on.
+        mask_empty: Images, not counted above, that a mask leaves no pixel of.
+        mask_hidden: Shares of their pixels that masks hide, of these and those above.
         grad_evals: Gradients computed, counted per image.
         zero_grads: Gradients that were all zero.
         nonfinite_grads: Gradients with NaN or infinity.
@@ -38,6 +42,8 @@ class AttackStats:
     max_l2: float = 0.0
     pixel_min: float = 255.0
     pixel_max: float = 0.0
+    mask_empty: int = 0
+    mask_hidden: float = 0.0
     grad_evals: int = 0
     zero_grads: int = 0
     nonfinite_grads: int = 0
@@ -60,6 +66,12 @@ class AttackStats:
             self.pixel_min = min(self.pixel_min, adv.min().item())
             self.pixel_max = max(self.pixel_max, adv.max().item())
 
+    def record_masks(self, frames: Iterable[Frame]) -> None:
+        """Note how much of each image may change."""
+        for frame in frames:
+            self.mask_hidden += 1 - frame.mask_share
+            self.mask_empty += int(frame.mask_share == 0)
+
     def record_losses(self, step: int, total: float) -> None:
         """Add the objective of some images at one step."""
         self.losses[step] = self.losses.get(step, 0.0) + total
@@ -72,6 +84,8 @@ class AttackStats:
         self.max_l2 = max(self.max_l2, other.max_l2)
         self.pixel_min = min(self.pixel_min, other.pixel_min)
         self.pixel_max = max(self.pixel_max, other.pixel_max)
+        self.mask_empty += other.mask_empty
+        self.mask_hidden += other.mask_hidden
         self.grad_evals += other.grad_evals
         self.zero_grads += other.zero_grads
         self.nonfinite_grads += other.nonfinite_grads
@@ -99,7 +113,7 @@ class AttackResult:
         inputs: Adversarial images, float32 in 0..255, in the container that the batch
             had them in: a list of (C, H, W) or a tensor (N, C, H, W).
         losses: Final objective of each image, as ascended; NaN for images that were
-            left out and for attacks without an objective.
+            left out (also by an empty mask) and for attacks without an objective.
         stats: Account of the work.
     """
 

@@ -105,7 +105,7 @@ class SourcedAttack(Attack):
         source: Another model to run the attack on, ``'CONFIG,CKPT'`` or
             ``dict(config=..., checkpoint=...)``, with the victim's classes: the images
             that deceive it are handed to the victim, which is never asked (transfer).
-        eps, norm, quantize, seed: See :class:`Attack`.
+        eps, norm, quantize, mask, seed: See :class:`Attack`.
 
     Raises:
         ValueError: For another form of ``source``.

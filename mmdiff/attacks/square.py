@@ -16,6 +16,52 @@ from .oracle import ImageGroup, Question
 
 # Of 10,000 queries, those after which the squares' area is halved.
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+# Squares that miss the mask are drawn anew, so often at most.
+DRAWS = 20
+
+
+@dataclass(frozen=True)
+class Area:
+    """Where the squares of one image lie.
+
+    Args:
+        mask: Pixels that may change, (H, W), bool.
+        top, left, height, width: Smallest rectangle around them, two pixels wide and
+            high at least where the image is: a bump needs as many.
+    """
+
+    mask: Tensor
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, x: Tensor, mask: Tensor | None = None) -> Area:
+        """Find the area of an image, (C, H, W), of which a mask leaves something."""
+        height, width = x.shape[-2:]
+        if mask is None:
+            mask = torch.ones((height, width), dtype=torch.bool, device=x.device)
+        top, tall = _span(mask.any(1))
+        left, wide = _span(mask.any(0))
+        return cls(mask, top, left, tall, wide)
+
+    @property
+    def window(self) -> tuple:
+        """All channels of the rectangle."""
+        rows = slice(self.top, self.top + self.height)
+        return ..., rows, slice(self.left, self.left + self.width)
+
+    def square(self, side: int, generator: torch.Generator) -> tuple:
+        """All channels of a random square that meets the mask, if one is drawn."""
+        for _ in range(DRAWS):
+            top = int(torch.randint(0, self.height - side + 1, (), generator=generator))
+            left = int(torch.randint(0, self.width - side + 1, (), generator=generator))
+            top, left = self.top + top, self.left + left
+            window = ..., slice(top, top + side), slice(left, left + side)
+            if self.mask[window].any():
+                break
+        return window
 
 
 @ATTACKS.register_module()
@@ -31,9 +77,10 @@ class Square(IterativeAttack):
 
     Args:
         steps: Queries per image.
-        p_init: Share of the image that the first square covers.
+        p_init: Share of the image (under a mask: of the smallest rectangle around it)
+            that the first square covers.
         eps, objective, restarts, restart_offset, eot, proposals, source, norm,
-            quantize, seed: See :class:`IterativeAttack`.
+            quantize, mask, seed: See :class:`IterativeAttack`.
 
     Raises:
         ValueError: For arguments out of range.
@@ -67,47 +114,61 @@ class Square(IterativeAttack):
     def _signs(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
         return torch.randint(0, 2, shape, generator=generator) * 2.0 - 1
 
-    def _start(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        channels, height, width = x.shape
+    def _start(
+        self, x: Tensor, generator: torch.Generator, area: Area | None = None
+    ) -> Tensor:
+        area = Area.of(x) if area is None else area
+        channels, height, width = x[area.window].shape
         if self.norm == 'linf':
             stripes = self._signs((channels, 1, width), generator).to(x)
-            return self.budget.project(x + self.eps * stripes, x)
+            delta = torch.zeros_like(x)
+            delta[area.window] = stripes
+            return self.budget.project(x + self.eps * delta * area.mask, x)
         delta, side = torch.zeros_like(x), max(2, min(height, width) // 5)
+        start = delta[area.window]
         for top in range(0, height - side + 1, side):
             for left in range(0, width - side + 1, side):
                 sign = self._signs((channels, 1, 1), generator)
                 bump = sign * _bump(side, generator)
-                delta[:, top : top + side, left : left + side] = bump.to(x)
-        return self.budget.project(x + delta * (self.eps / delta.norm()), x)
-
-    def _window(self, x: Tensor, side: int, generator: torch.Generator) -> tuple:
-        """All channels of a random square."""
-        height, width = x.shape[-2:]
-        top = int(torch.randint(0, height - side + 1, (), generator=generator))
-        left = int(torch.randint(0, width - side + 1, (), generator=generator))
-        return ..., slice(top, top + side), slice(left, left + side)
+                start[:, top : top + side, left : left + side] = bump.to(x)
+        delta = delta * area.mask
+        return self.budget.project(
+            x + delta * (self.eps / delta.norm().clamp(min=1e-12)), x
+        )
 
     def _paint(
-        self, adv: Tensor, x: Tensor, query: int, generator: torch.Generator
+        self,
+        adv: Tensor,
+        x: Tensor,
+        query: int,
+        generator: torch.Generator,
+        area: Area | None = None,
     ) -> Tensor:
         """Change one random square."""
-        channels, height, width = x.shape
+        area = Area.of(x) if area is None else area
+        channels, height, width = x[area.window].shape
         side = round(math.sqrt(self._share(query) * height * width))
         side = max(1, min(side, height - 1, width - 1))
         if self.norm == 'l2':
-            return self._move(adv, x, max(2, side), generator)
-        window = self._window(x, side, generator)
+            return self._move(adv, x, max(2, side), generator, area)
+        window = area.square(side, generator)
         sign = self._signs((channels, 1, 1), generator).to(x)
         adv = adv.clone()
-        adv[window] = x[window] + self.eps * sign
+        painted = x[window] + self.eps * sign
+        adv[window] = torch.where(area.mask[window], painted, x[window])
         return self.budget.project(adv, x)
 
     def _move(
-        self, adv: Tensor, x: Tensor, side: int, generator: torch.Generator
+        self,
+        adv: Tensor,
+        x: Tensor,
+        side: int,
+        generator: torch.Generator,
+        area: Area,
     ) -> Tensor:
         """Add a bump to one square, with the norm of another one's change."""
         delta, channels = adv - x, len(x)
-        here, there = (self._window(x, side, generator) for _ in range(2))
+        here, there = (area.square(side, generator) for _ in range(2))
         inside = torch.zeros_like(x, dtype=torch.bool)
         inside[here] = inside[there] = True
         unused = (self.eps**2 - delta.square().sum()).clamp(min=0) / channels
@@ -115,7 +176,7 @@ class Square(IterativeAttack):
         old = delta[here]
         old = old / old.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
         sign = self._signs((channels, 1, 1), generator)
-        new = (sign * _bump(side, generator)).to(x) + old
+        new = ((sign * _bump(side, generator)).to(x) + old) * area.mask[here]
         new = new / new.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
         delta[there] = 0
         delta[here] = new * energy.sqrt()
@@ -128,13 +189,14 @@ class Square(IterativeAttack):
         draws = [
             torch.Generator().manual_seed(self.seed_of(i, restart)) for i in group.ids
         ]
-        best = [self._start(x, draw) for x, draw in zip(images, draws)]
+        areas = [Area.of(x, mask) for x, mask in zip(images, group.masks)]
+        best = [self._start(*each) for each in zip(images, draws, areas)]
         highest = question.losses(best, restart, 0)
         question.stats.record_losses(0, highest.sum().item())
         for query in range(1, self.steps):
             painted = [
-                self._paint(adv, x, query, draw)
-                for adv, x, draw in zip(best, images, draws)
+                self._paint(adv, x, query, draw, area)
+                for adv, x, draw, area in zip(best, images, draws, areas)
             ]
             losses = question.losses(painted, restart, query)
             rises = losses > highest
@@ -143,6 +205,14 @@ class Square(IterativeAttack):
             highest = torch.where(rises, losses, highest)
             question.stats.record_losses(query, highest.sum().item())
         return best, highest.tolist()
+
+
+def _span(present: Tensor) -> tuple[int, int]:
+    """First place that is present, and how far it is to the last, 2 at least."""
+    places = present.nonzero()[:, 0]
+    first, last = int(places.min()), int(places.max())
+    first = max(0, min(first, len(present) - 2))
+    return first, min(max(last - first + 1, 2), len(present))
 
 
 def _pyramid(height: int, width: int) -> Tensor:

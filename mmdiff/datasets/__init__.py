@@ -1,5 +1,5 @@
 """Data: the generated demo set, common corruptions."""
 
-from .transforms import CORRUPTIONS, SEVERITIES, Corrupt
+from .transforms import CORRUPTIONS, SEVERITIES, Corrupt, LoadImageFromNpy
 
-__all__ = ['CORRUPTIONS', 'SEVERITIES', 'Corrupt']
+__all__ = ['CORRUPTIONS', 'SEVERITIES', 'Corrupt', 'LoadImageFromNpy']

@@ -1,6 +1,5 @@
 """A generated detection set in VOC layout: shapes on textures, for demos and tests."""
 
-import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ import cv2
 import numpy as np
 
 from mmdiff.utils.files import whole_folder
+
+from .layouts import Objects, Picture, voc_annotation
 
 CLASSES = ('disk', 'square', 'triangle', 'star', 'ring', 'cross')
 # Sub-pixel bits of the corners, as cv2.fillPoly takes them.
@@ -183,24 +184,6 @@ def _box(cover: np.ndarray) -> tuple[int, int, int, int]:
     return left, top, int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _annotation(name: str, size: int, objects: list) -> bytes:
-    root = ET.Element('annotation')
-    ET.SubElement(root, 'filename').text = f'{name}.jpg'
-    node = ET.SubElement(root, 'size')
-    for key, value in (('width', size), ('height', size), ('depth', 3)):
-        ET.SubElement(node, key).text = str(value)
-    for label, box in objects:
-        node = ET.SubElement(root, 'object')
-        ET.SubElement(node, 'name').text = label
-        ET.SubElement(node, 'difficult').text = '0'
-        bndbox = ET.SubElement(node, 'bndbox')
-        # VOC counts pixels from 1 (mmdet takes the 1 off again).
-        for key, value in zip(('xmin', 'ymin', 'xmax', 'ymax'), box):
-            ET.SubElement(bndbox, key).text = str(value + 1)
-    ET.indent(root)
-    return ET.tostring(root)
-
-
 def make_toy_voc(
     out: str | Path,
     num_train: int = 1200,
@@ -263,4 +246,8 @@ def _write_scene(folder: Path, name: str, image: np.ndarray, objects: list) -> N
     path = folder / 'JPEGImages' / f'{name}.jpg'
     cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
     annotation = folder / 'Annotations' / f'{name}.xml'
-    annotation.write_bytes(_annotation(name, len(image), objects))
+    boxes = [box for _, box in objects]
+    labels = [CLASSES.index(shape) for shape, _ in objects]
+    shown = Objects(boxes, labels, [False] * len(boxes))
+    picture = Picture(name, path.name, image.shape, objects=shown)
+    annotation.write_bytes(voc_annotation(picture, CLASSES))

@@ -1,8 +1,7 @@
 """Build a prior of any kind: the only module that knows them all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import nn
@@ -27,10 +26,12 @@ from .unets import (
     infer_patch_size,
     load_unet,
 )
+from .wanted import Wanted
 from .weights import (
     check_class,
     check_weight_file,
     class_of,
+    find_weights,
     load_network,
     load_weights,
     replace_weights,
@@ -48,6 +49,7 @@ class Reading:
     variant: str | None = None
     unet_weights: str | Path | None = None
     config: str | Path | None = None
+    wanted: Wanted = field(default_factory=Wanted)
 
     @property
     def random_unet(self) -> bool:
@@ -60,62 +62,35 @@ class PriorParts:
     """What a prior is made of.
 
     Args:
-        kind: ``'pixel'``, ``'latent'`` or ``'edm'``.
+        kind: Class of the prior.
         unet: The network.
         scheduler: Noise schedule; ``None`` for EDM, which needs none.
         vae: Autoencoder of a latent prior.
         text: What a latent prior needs to embed a prompt.
     """
 
-    kind: str
+    kind: type[DiffusionModel]
     unet: nn.Module
     scheduler: DDPMScheduler | None = None
     vae: nn.Module | None = None
     text: PromptEmbedder | None = None
 
 
-def build_prior(
-    source: str | Path | dict,
-    reading: Reading,
-    patch_size: int | None = None,
-    latent_args: dict[str, Any] | None = None,
-) -> DiffusionModel:
+def build_prior(source: str | Path | dict, reading: Reading) -> DiffusionModel:
     """Read or build the parts of a prior and put them together.
 
     Args:
         source: See :meth:`DiffusionModel.from_pretrained`, as for errors.
-        reading: How to read it.
-        patch_size: See :class:`DDPMDiffusionModel`.
-        latent_args: Arguments of a latent prior; those that are ``None`` are not given.
+        reading: How to read it, and what is wanted of it.
     """
-    parts = _read_parts(source, reading)
-    if patch_size not in (None, 1) and parts.kind != 'pixel':
-        raise ValueError(
-            f'patch_size={patch_size} belongs to a pixel U-Net; leave it out.'
-        )
-    given = {k: v for k, v in (latent_args or {}).items() if v is not None}
-    if parts.kind == 'latent':
-        return _latent_prior(parts, given)
-    if given:
-        raise ValueError(
-            f'{", ".join(given)} belongs to a latent prior (Stable '
-            'Diffusion); this one has no prompt and no VAE: leave it out.'
-        )
-    if parts.kind == 'edm':
+    parts, wanted = _read_parts(source, reading), reading.wanted
+    wanted.check(parts.kind)
+    if issubclass(parts.kind, LatentDiffusionModel):
+        networks = parts.unet, parts.scheduler, parts.vae
+        return parts.kind(*networks, parts.text, **wanted.latent_args)
+    if parts.kind is EDMDiffusionModel:
         return EDMDiffusionModel(parts.unet)
-    return DDPMDiffusionModel(parts.unet, parts.scheduler, patch_size)
-
-
-def _latent_prior(parts: PriorParts, given: dict[str, Any]) -> LatentDiffusionModel:
-    if parts.unet.config.addition_embed_type == SDXLDiffusionModel.addition:
-        cls = SDXLDiffusionModel
-    elif 'time_ids' in given:
-        raise ValueError(
-            'time_ids belongs to SDXL; this prior is told a prompt alone: leave it out.'
-        )
-    else:
-        cls = LatentDiffusionModel
-    return cls(parts.unet, parts.scheduler, parts.vae, parts.text, **given)
+    return DDPMDiffusionModel(parts.unet, parts.scheduler, wanted.patch_size)
 
 
 def _read_parts(source: str | Path | dict, reading: Reading) -> PriorParts:
@@ -166,10 +141,12 @@ def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
     args = dict(source)
     kind = args.pop('type', 'UNet2DModel')
     if kind == 'UNet2DModel':
-        return PriorParts('pixel', build_unet(args), build_scheduler(schedule))
+        return PriorParts(
+            DDPMDiffusionModel, build_unet(args), build_scheduler(schedule)
+        )
     if kind == 'EDMPrecond':
         _refuse_schedule(schedule)
-        return PriorParts('edm', build_edm(args))
+        return PriorParts(EDMDiffusionModel, build_edm(args))
     if kind != 'LatentDiffusion':
         raise ValueError(
             f"A prior's config must be of type UNet2DModel, EDMPrecond or "
@@ -182,7 +159,7 @@ def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
         )
     unet = build_network(UNet2DConditionModel, args['unet'])
     vae = build_network(AutoencoderKL, args['vae'])
-    return PriorParts('latent', unet, build_scheduler(schedule), vae)
+    return PriorParts(_latent_kind(unet.config), unet, build_scheduler(schedule), vae)
 
 
 def parts_from_folder(folder: Path, reading: Reading) -> PriorParts:
@@ -197,21 +174,23 @@ def parts_from_folder(folder: Path, reading: Reading) -> PriorParts:
         return _latent_parts(layout.root or folder, reading)
     if class_of(layout.unet) == 'EDMPrecond':
         _refuse_schedule(reading.schedule)
+        reading.wanted.check(EDMDiffusionModel)
         unet = build_edm(read_json(layout.unet / 'config.json'))
         if not reading.random_unet:
             load_weights(unet, layout.unet, reading.variant)
-        return PriorParts('edm', unet)
+        return PriorParts(EDMDiffusionModel, unet)
     return _pixel_parts(layout, reading)
 
 
 def _pixel_parts(layout: Layout, reading: Reading) -> PriorParts:
     check_class(layout.unet, 'UNet2DModel')
+    reading.wanted.check(DDPMDiffusionModel)
     scheduler = read_scheduler(layout.unet, reading.schedule)
     config = read_json(layout.unet / 'config.json')
     check_unet(config, scheduler)
     infer_patch_size(config)
     unet = load_unet(layout.unet, reading.random_unet, reading.variant)
-    return PriorParts('pixel', unet, scheduler)
+    return PriorParts(DDPMDiffusionModel, unet, scheduler)
 
 
 def _latent_parts(
@@ -219,25 +198,31 @@ def _latent_parts(
 ) -> PriorParts:
     """Read a pipeline; the networks' weights are in it, or in a single file."""
     scheduler = _check_latent(folder, reading.schedule)
-    variant = reading.variant
-    kind = SDXLDiffusionModel if _is_sdxl(folder) else LatentDiffusionModel
+    config = read_json(folder / 'unet' / 'config.json')
+    kind, variant = _latent_kind(config), reading.variant
+    reading.wanted.check(kind)
+    no_unet = reading.random_unet or single is not None
+    no_vae = reading.random_weights or single is not None
+    for name, absent in (('unet', no_unet), ('vae', no_vae)):
+        if not absent:
+            find_weights(folder / name, variant)
     text = None
     if not reading.random_weights:
         text = PromptEmbedder(folder, reading.cache_dir, variant, kind.encoders)
-    no_unet = reading.random_unet or single is not None
-    no_vae = reading.random_weights or single is not None
+        kind.check_embedding(config, text.embed(reading.wanted.prompt or ''))
     unet = load_network(UNet2DConditionModel, folder / 'unet', no_unet, variant)
     vae = load_network(AutoencoderKL, folder / 'vae', no_vae, variant)
     if single is not None and not reading.random_weights:
         single.load_vae(vae)
         if reading.unet_weights is None:
             single.load_unet(unet)
-    return PriorParts('latent', unet, scheduler, vae, text)
+    return PriorParts(kind, unet, scheduler, vae, text)
 
 
-def _is_sdxl(folder: Path) -> bool:
-    config = read_json(folder / 'unet' / 'config.json')
-    return config.get('addition_embed_type') == SDXLDiffusionModel.addition
+def _latent_kind(config: dict) -> type[LatentDiffusionModel]:
+    """Class of a latent prior by the settings of its U-Net."""
+    sdxl = config.get('addition_embed_type') == SDXLDiffusionModel.addition
+    return SDXLDiffusionModel if sdxl else LatentDiffusionModel
 
 
 def _check_latent(folder: Path, schedule: dict | None) -> DDPMScheduler:

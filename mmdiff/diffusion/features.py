@@ -46,8 +46,8 @@ def _resolve_tap(infos: Sequence[FeatureInfo], tap: str | int) -> FeatureInfo:
         by_name = {info.name: info for info in infos}
         if tap not in by_name:
             raise ValueError(
-                f'There is no tap {tap!r}; the taps of this network are: '
-                f'{", ".join(by_name)}.'
+                f'There is no tap {tap!r}; the taps of this network are outputs of '
+                f'blocks and layers, none inside attention: {", ".join(by_name)}.'
             )
         return by_name[tap]
     count = len(infos)

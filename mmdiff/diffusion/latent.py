@@ -80,10 +80,8 @@ class LatentDiffusionModel(TimestepDiffusionModel):
         check_conditions(unet.config, (self.addition,))
         check_unet(unet.config, scheduler)
         check_latents(unet.config, vae.config)
-        if latent not in ('mean', 'sample'):
-            raise ValueError(f"latent={latent!r} is unknown; take 'mean' or 'sample'.")
-        if not isinstance(prompt, str):
-            raise TypeError(f'prompt must be one string, not {prompt!r}.')
+        check_latent(latent)
+        check_prompt(prompt)
         encoder_stride = 2 ** (len(vae.config.block_out_channels) - 1)
         super().__init__(unet, scheduler, input_stride=encoder_stride)
         self.encoder_stride = encoder_stride
@@ -102,18 +100,32 @@ class LatentDiffusionModel(TimestepDiffusionModel):
             embedding = draw_embedding(prompt, width, self.pooled_width)
         else:
             embedding = text.embed(prompt)
-        given = embedding.tokens.shape[-1]
-        if given != width:
-            raise ValueError(
-                f'The text encoder gives {given} channels, the U-Net takes {width}; '
-                'they are of different priors.'
-            )
+        self.check_embedding(self.unet.config, embedding)
         self.prompt = prompt
         self.register_buffer('prompt_embeds', embedding.tokens, persistent=False)
         # For checkpoints: an embedding's last bits differ from machine to machine.
         key = list(hashlib.sha256(self.told.encode()).digest())
         self.register_buffer('prompt_key', torch.tensor(key, dtype=torch.uint8))
         self._set_pooled(embedding.pooled)
+
+    @classmethod
+    def check_embedding(cls, config: dict, embedding: PromptEmbedding) -> None:
+        """Refuse the embedding of another prior's text encoder.
+
+        Args:
+            config: The settings of the U-Net.
+            embedding: What it is to be told.
+
+        Raises:
+            ValueError: If the numbers of channels differ.
+        """
+        width = config.get('cross_attention_dim', 1280)  # diffusers' default
+        given = embedding.tokens.shape[-1]
+        if given != width:
+            raise ValueError(
+                f'The text encoder gives {given} channels, the U-Net takes {width}; '
+                'they are of different priors.'
+            )
 
     @property
     def told(self) -> str:
@@ -211,6 +223,26 @@ class LatentDiffusionModel(TimestepDiffusionModel):
 
     def _pooled(self) -> Tensor | None:
         return None
+
+
+def check_latent(latent: str) -> None:
+    """Refuse what is no way to read the VAE's posterior.
+
+    Raises:
+        ValueError: If it is unknown.
+    """
+    if latent not in ('mean', 'sample'):
+        raise ValueError(f"latent={latent!r} is unknown; take 'mean' or 'sample'.")
+
+
+def check_prompt(prompt: str) -> None:
+    """Refuse what is no prompt.
+
+    Raises:
+        TypeError: If it is not one string.
+    """
+    if not isinstance(prompt, str):
+        raise TypeError(f'prompt must be one string, not {prompt!r}.')
 
 
 def check_conditions(

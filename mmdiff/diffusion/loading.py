@@ -72,7 +72,7 @@ class Loadable(nn.Module, ABC):
                 schedule is wrong.
         """
         # It knows all kinds, as they know this module.
-        from .build import Reading, build_prior
+        from .build import Reading, Wanted, build_prior
 
         precision = None if dtype is None else parse_dtype(dtype)
         reading = Reading(
@@ -83,12 +83,9 @@ class Loadable(nn.Module, ABC):
             variant,
             unet_weights,
             config,
+            Wanted(cls, patch_size, prompt, latent, time_ids),
         )
-        latent_args = {'prompt': prompt, 'latent': latent, 'time_ids': time_ids}
-        model = build_prior(source, reading, patch_size, latent_args)
-        if not isinstance(model, cls):
-            kind = type(model).__name__
-            raise ValueError(f'This source is a {kind}; load it as a DiffusionModel.')
+        model = build_prior(source, reading)
         if precision is not None:
             model.cast(precision)
         return model.eval()

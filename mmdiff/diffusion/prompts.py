@@ -89,15 +89,22 @@ class PromptEmbedder:
         root = os.environ.get('XDG_CACHE_HOME') or '~/.cache'
         cache = Path(cache_dir) if cache_dir else Path(root) / 'mmdiff'
         self.cache = cache.expanduser() / 'prompts'
+        self._known: dict[str, PromptEmbedding] = {}
 
     def embed(self, prompt: str) -> PromptEmbedding:
-        """Embed ``prompt``.
+        """Embed ``prompt``; the same one again takes no time.
 
         Raises:
             FileNotFoundError: If there is no text encoder.
             ValueError: If it is damaged, or the prompt is too long for it.
             ImportError: If it is needed, and transformers is missing.
         """
+        if prompt not in self._known:
+            self._known[prompt] = self._look_up(prompt)
+        return self._known[prompt]
+
+    def _look_up(self, prompt: str) -> PromptEmbedding:
+        """Read the embedding off a file, or compute it."""
         saved = read_embedding(self.saved, prompt)
         if saved is not None:
             return saved

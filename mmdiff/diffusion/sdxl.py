@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor
 
 from .latent import LatentDiffusionModel
-from .prompts import TWO_ENCODERS, PromptEmbedder
+from .prompts import TWO_ENCODERS, PromptEmbedder, PromptEmbedding
 
 # Height and width of the original, top and left of the crop, height and width wanted.
 NUM_TIME_IDS = 6
@@ -82,13 +82,23 @@ class SDXLDiffusionModel(LatentDiffusionModel):
         """Channels of the pooled prompt; 1280 of SDXL's second encoder."""
         return pooled_width_of(self.unet.config)
 
-    def _set_pooled(self, pooled: Tensor | None) -> None:
-        width = None if pooled is None else pooled.shape[-1]
-        if width != self.pooled_width:
+    @classmethod
+    def check_embedding(cls, config: dict, embedding: PromptEmbedding) -> None:
+        """See :meth:`LatentDiffusionModel.check_embedding`; of the pooled prompt too.
+
+        Raises:
+            ValueError: If there is none, or the numbers of channels differ.
+        """
+        super().check_embedding(config, embedding)
+        pooled, width = embedding.pooled, pooled_width_of(config)
+        given = None if pooled is None else pooled.shape[-1]
+        if given != width:
             raise ValueError(
-                f'The second text encoder gives {width or "no"} pooled channels, the '
-                f'U-Net takes {self.pooled_width}; they are of different priors.'
+                f'The second text encoder gives {given or "no"} pooled channels, the '
+                f'U-Net takes {width}; they are of different priors.'
             )
+
+    def _set_pooled(self, pooled: Tensor | None) -> None:
         self.register_buffer('pooled_prompt_embeds', pooled, persistent=False)
 
     def _pooled(self) -> Tensor:

@@ -170,6 +170,7 @@ def evaluate_corruptions(
     plan = [(name, severity) for name in names for severity in levels]
     for pair in plan:
         Corrupt(*pair)
+        with_corruption(runner.cfg.test_dataloader['dataset'], *pair)
     if any(isinstance(hook, AttackHook) for hook in runner.hooks):
         raise ValueError('Corruptions are measured without AttackHook; remove it.')
     about = _describe(runner.cfg, Path(runner._load_from or ''))
@@ -215,6 +216,8 @@ def _describe(cfg: Config, weights: Path) -> dict[str, Any]:
         raise FileNotFoundError(f'There is no checkpoint {weights}; give a local file.')
     versions = {LIBRARY: version(LIBRARY)}
     parts = [cfg.model, cfg.test_dataloader.dataset, cfg.test_evaluator, versions]
+    settings = {k: v for k, v in cfg.test_cfg.items() if k != 'type'}  # fp16, say
+    parts += [settings] if settings else []
     return {
         'schema': SCHEMA,
         'config': str(cfg.filename),

@@ -49,6 +49,8 @@ def draw_grid(
     from matplotlib.figure import Figure
 
     budget = '' if attack.eps is None else f', eps {attack.eps:g}'
+    if attack.mask is not None:
+        budget += f', mask {attack.mask}'
     titles, columns = [], []
     for name, runner in runners.items():
         columns += _columns(runner, attack, indices, score_thr)

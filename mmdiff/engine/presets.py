@@ -45,7 +45,7 @@ def attack_configs(
             that of a preset, no budget (as published) for DAG and 8 for all others.
         steps: Steps of every attack that has steps; ``None`` is its own default.
         **options: Further settings, each of all attacks that have it; ``source`` is
-            ``transfer``'s only.
+            ``transfer``'s only; ``mask.type`` is the ``type`` of a setting ``mask``.
 
     Raises:
         ValueError: For an unknown attack, a number that is none, or settings that no
@@ -56,7 +56,9 @@ def attack_configs(
         [2.0, 4.0]
     """
     budgets = _budgets(eps)
-    settings = dict(options)
+    nested = Config()
+    nested.merge_from_dict(options)
+    settings = nested.to_dict()
     if steps is not None:
         settings['steps'] = steps
     configs, taken = [], set()
@@ -70,7 +72,7 @@ def attack_configs(
                 config['eps'] = budget
             _build(config)
             configs.append(config)
-    _check_taken(names, options, taken)
+    _check_taken(names, settings, taken)
     return configs
 
 

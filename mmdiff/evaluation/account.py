@@ -99,6 +99,9 @@ class Sanity:
         zero_grads, zero_share: Gradients that were all zero, and their share.
         nonfinite_grads, nonfinite_share: Gradients with NaN or infinity, and their
             share.
+        mask_empty: Images that were left out, as a mask leaves no pixel of them.
+        mask_share: Mean share of the pixels of an image that a mask leaves, those
+            included; 1 without a mask.
         objective_ends: Mean objective of an image before and after the attack; ``None``
             if it has none.
     """
@@ -118,6 +121,8 @@ class Sanity:
     padding_changed: int = 0
     asked_again: int = 0
     misreported: int = 0
+    mask_empty: int = 0
+    mask_share: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)
     objective_ends: tuple[float, float] | None = None
 
@@ -141,6 +146,8 @@ class Sanity:
         names = {f.name for f in fields(cls)}
         known = {k: v for k, v in asdict(stats).items() if k in names}
         gradients = max(stats.grad_evals, 1)
+        masked = max(stats.images + stats.mask_empty, 1)
+        known['mask_share'] = 1 - stats.mask_hidden / masked
         return cls(
             **known,
             blocked=blocked,

@@ -44,7 +44,7 @@ class Entry:
 
     Args:
         attack: Kind of attack: ``'pgd'``; ``'clean'`` and ``'worst_case'``.
-        label: Name in tables: ``'pgd_total'``.
+        label: Name in tables: ``'pgd_total'``; under a mask ``'pgd_total_boxes'``.
         role: ``'clean'``, ``'attack'``, ``'control'`` (an attack must surpass it) or
             ``'worst_case'``.
         budget: Where the attack had to stay; ``None`` for the clean row.
@@ -71,6 +71,8 @@ class Entry:
         broke: What became of the objects; ``None`` where nobody looked.
         upper_bound: Whether the row counts images that were not attacked by all that
             it names: more attacks could leave less.
+        metrics_after_rounding: Metrics on the images in whole pixel values, as files of
+            8 bits hold them, within the budget; ``None`` if nobody measured them.
 
     Example:
         >>> entry = Entry('pgd', 'pgd_total', 'attack', Budget(4), {'steps': 10})
@@ -100,6 +102,7 @@ class Entry:
     chosen_by: str = ''
     broke: Broke | None = None
     upper_bound: bool = False
+    metrics_after_rounding: dict[str, float] | None = None
 
     @classmethod
     def clean(cls) -> Entry:
@@ -109,7 +112,8 @@ class Entry:
     @classmethod
     def worst_case(cls, budget: Budget, members: list[str]) -> Entry:
         """The row of the worst that its members do together."""
-        return cls('worst_case', 'worst_case', 'worst_case', budget, members=members)
+        label = f'worst_case{budget.place}'
+        return cls('worst_case', label, 'worst_case', budget, members=members)
 
     @property
     def key(self) -> str:
@@ -137,7 +141,10 @@ class Entry:
 
     @property
     def where(self) -> str:
-        """Budget as tables show it: ``'Linf 8, uint8'``; empty for the clean row."""
+        """Budget as tables show it: ``'Linf 8, mask boxes, uint8'``, ``'Linf 8'``.
+
+        It is empty for the clean row.
+        """
         if self.budget is None:
             return ''
         return f'{self.budget}, uint8' if self.quantize else str(self.budget)
@@ -176,6 +183,13 @@ class Entry:
         return main_metric(self.metrics_worst_restart)
 
     @property
+    def after_rounding(self) -> float | None:
+        """Main metric on images in whole pixel values; ``None`` if not measured."""
+        if self.metrics_after_rounding is None:
+            return None
+        return main_metric(self.metrics_after_rounding)
+
+    @property
     def reasons(self) -> list[str]:
         """Sentences of the flags."""
         return [flag.text for flag in self.flags]
@@ -190,6 +204,8 @@ class Entry:
         }
         if self.budget is not None:
             raw.update(norm=self.norm, eps=self.eps)
+            if self.budget.mask:
+                raw['mask'] = self.budget.mask
         raw.update(self.settings)
         if self.role in ('attack', 'control'):
             raw['cumulative'] = self.cumulative
@@ -215,6 +231,8 @@ class Entry:
         raw: dict[str, Any] = {'num_images': self.num_images, 'metrics': self.metrics}
         if self.metrics_worst_restart is not None:
             raw['metrics_worst_restart'] = self.metrics_worst_restart
+        if self.metrics_after_rounding is not None:
+            raw['metrics_after_rounding'] = self.metrics_after_rounding
         if self.interval is not None:
             raw['interval'] = list(self.interval)
         if self.kept_interval is not None:
@@ -233,10 +251,13 @@ class Entry:
         """
         if raw['role'] not in ROLES:
             raise ValueError(f'{raw["attack"]} has the role {raw["role"]}')
-        budget = Budget(raw['eps'], raw['norm']) if 'norm' in raw else None
+        budget = None
+        if 'norm' in raw:
+            budget = Budget(raw['eps'], raw['norm'], str(raw.get('mask', '')))
         if (budget is None) != (raw['role'] == 'clean'):
             raise ValueError(f'{raw["attack"]} is {raw["role"]} with {budget}')
         worst = raw.get('metrics_worst_restart')
+        rounded = raw.get('metrics_after_rounding')
         sanity = raw.get('sanity')
         score, broke = raw.get('image_score'), raw.get('broke')
         return cls(
@@ -262,8 +283,15 @@ class Entry:
             chosen_by=str(raw.get('chosen_by', '')),
             broke=None if broke is None else Broke.from_json(broke),
             upper_bound=bool(raw.get('upper_bound')),
+            metrics_after_rounding=None if rounded is None else numbers(rounded),
         )
 
 
 # Keys of a row that are no setting of its attack.
-_NO_SETTINGS = {f.name for f in fields(Entry)} | {'key', 'norm', 'eps', 'reasons'}
+_NO_SETTINGS = {f.name for f in fields(Entry)} | {
+    'key',
+    'norm',
+    'eps',
+    'mask',
+    'reasons',
+}

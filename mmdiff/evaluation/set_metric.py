@@ -84,10 +84,11 @@ class SetMetric:
             return
         values = self.bootstrap.values(table, self.num_images)
         self.tables[entry.key], self._values[entry.key] = table, values
-        entry.interval = self.bootstrap.interval(values)
+        value = value_of(table, self.num_images)
+        entry.interval = self.bootstrap.interval(values, value)
         if entry.role != 'clean':
             share = share_kept(values, self._values[self.clean_key])
-            entry.kept_interval = self.bootstrap.interval(share)
+            entry.kept_interval = self.bootstrap.paired_interval(share)
 
     @property
     def chooses(self) -> bool:

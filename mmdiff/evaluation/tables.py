@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .entry import Entry, main_metric
+from .rounding import rounded_mark
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -101,7 +102,9 @@ def align(models: Sequence[Sequence[Entry]]) -> list[Row]:
 
     def place(row: Row) -> tuple:
         budget = row.entry.budget
-        size = ('', 0.0) if budget is None else (budget.norm, budget.radius)
+        size = ('', '', 0.0)
+        if budget is not None:
+            size = budget.mask, budget.norm, budget.radius
         return ORDER.index(row.entry.role), labels.index(row.entry.label), size
 
     return sorted(rows, key=place)
@@ -236,7 +239,8 @@ def comparison_table(page: Page) -> Table:
 
 def _mark(entry: Entry) -> str:
     bound = entry.upper_bound and entry.role == 'worst_case'
-    return (' (upper bound)' if bound else '') + (UNRELIABLE if entry.flags else '')
+    marks = rounded_mark(entry) + (' (upper bound)' if bound else '')
+    return marks + (UNRELIABLE if entry.flags else '')
 
 
 def broke_table(results: Results) -> Table | None:

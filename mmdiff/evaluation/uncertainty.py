@@ -1,9 +1,15 @@
 """Intervals: what the main metric would be on other images of the same kind.
 
 Images are drawn with replacement, as many as there are (the bootstrap of Efron 1979),
-and the metric is taken of each draw; an interval is between percentiles of these. All
-rows and models are measured on the same draws, so that of a share kept, or of a
-difference, only what is not common to both is left.
+and the metric is taken of each draw. The mAP of a few images is higher than that of
+many, and that of draws, which hold fewer different images, higher still: so percentiles
+of the draws would lie too high. An interval goes as far *against* the deviation of the
+draws instead (reverse percentiles; Davison and Hinkley 1997, section 5.2), on a scale
+on which a fraction varies alike near 0, 1 and between (arcsine of the root).
+
+All rows and models are measured on the same draws, so that of a share kept, or of a
+difference, only what is not common to both is left. What makes the mAP of few images
+high is common to both: there percentiles are taken as they are.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ class Bootstrap:
     Example:
         >>> from mmdiff.evaluation.image_tables import MeanTable
         >>> right = MeanTable(np.repeat([0.0, 1.0], 50))
-        >>> low, high = Bootstrap().interval(Bootstrap().values(right, 100))
+        >>> low, high = Bootstrap().interval(Bootstrap().values(right, 100), 0.5)
         >>> 0.38 < low < 0.42 and 0.58 < high < 0.62
         True
     """
@@ -49,8 +55,26 @@ class Bootstrap:
         """Metric of each draw, (resamples,)."""
         return table.resampled(self.weights(num_images))
 
-    def interval(self, values: np.ndarray) -> Interval | None:
-        """Interval of what was measured on each draw; ``None`` if nothing was."""
+    def interval(self, values: np.ndarray, estimate: float) -> Interval | None:
+        """Interval of a metric between 0 and 1.
+
+        Args:
+            values: The metric of each draw, (B,); NaN where there was nothing.
+            estimate: The metric of all images, each once.
+
+        Returns:
+            Its ends; ``None`` if nothing was measured.
+        """
+        ends = self.paired_interval(values)
+        if ends is None or not np.isfinite(estimate):
+            return None
+        low, high, middle = np.arcsin(np.sqrt(np.clip([*ends, estimate], 0, 1)))
+        angles = np.clip([2 * middle - high, 2 * middle - low], 0, np.pi / 2)
+        low, high = np.sin(angles) ** 2
+        return float(low), float(high)
+
+    def paired_interval(self, values: np.ndarray) -> Interval | None:
+        """Interval of what compares two metrics on each draw, (B,)."""
         values = values[np.isfinite(values)]
         if len(values) == 0:
             return None

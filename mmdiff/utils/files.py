@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 from .digests import say_in_json
@@ -19,8 +20,9 @@ from .digests import say_in_json
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Give a path to write to, which becomes ``path`` when the block ends well.
 
-    The folder of ``path`` is made if it is missing. Two processes may write the same
-    file: each has a partial file of its own, and the last one to finish wins.
+    The folder of ``path`` is made if it is missing. Two threads or processes, also of
+    two machines, may write the same file: each has a partial file of its own, and the
+    last one to finish wins.
 
     Args:
         path: File to write or to replace.
@@ -36,7 +38,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays: some writers (np.savez, Pillow) go by it.
-    partial = path.with_name(f'.{path.stem}.{os.getpid()}.partial{path.suffix}')
+    partial = path.with_name(f'.{path.stem}.{token_hex(4)}.partial{path.suffix}')
     try:
         yield partial
         os.replace(partial, path)

@@ -31,9 +31,9 @@ DROPOUTS = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the model inside DDP and other wrappers of mmengine."""
-    while is_model_wrapper(model):
-        model = model.module
+    """Return the model inside DDP, other wrappers of mmengine, and torch.compile."""
+    while is_model_wrapper(model) or hasattr(model, '_orig_mod'):
+        model = getattr(model, '_orig_mod', None) or model.module
     return model
 
 
@@ -146,9 +146,18 @@ def no_dropout() -> Iterator[None]:
     def keep(x: Any, *args: Any, **kwargs: Any) -> Any:
         return x
 
+    attend = F.scaled_dot_product_attention
+
+    def attend_to_all(
+        query: Any, key: Any, value: Any, attn_mask: Any = None, *args: Any, **kw: Any
+    ) -> Any:
+        kw.pop('dropout_p', None)
+        return attend(query, key, value, attn_mask, 0.0, *args[1:], **kw)
+
     with ExitStack() as stack:
         for name in DROPOUTS:
             stack.enter_context(replaced(F, name, keep))
+        stack.enter_context(replaced(F, 'scaled_dot_product_attention', attend_to_all))
         yield
 
 

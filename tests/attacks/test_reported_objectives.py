@@ -115,6 +115,13 @@ def test_a_head_that_cannot_do_without_nms_is_one_sentence(make_detector):
         run(PGD(objective='detections'), model, batch_of())
 
 
+def test_a_model_that_reports_no_instances_is_one_sentence(make_detector, monkeypatch):
+    model = make_detector('fcos', 'resnet')  # MaskFormer reports a panoptic map alone
+    monkeypatch.setattr(model, 'predict', lambda inputs, samples, **kwargs: samples)
+    with pytest.raises(NotApplicable, match='FCOS reports no bboxes and no labels'):
+        run(PGD(objective='detections'), model, batch_of())
+
+
 # One object of class 0, and candidates: on it, on it as class 1, elsewhere, on a
 # difficult one.
 BOXES = [[0, 0, 10, 10], [0, 0, 10, 10], [40, 40, 50, 50], [70, 70, 80, 80]]

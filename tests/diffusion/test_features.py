@@ -5,6 +5,8 @@ import torch
 from conftest import TINY_UNET
 from test_ddpm import PATCHED, build
 
+from mmdiff.diffusion.features import FeatureInfo, resolve_taps
+
 # Every kind of block that the extractor treats in its own way.
 VARIANTS = {
     'plain': TINY_UNET,
@@ -131,3 +133,9 @@ def test_unknown_taps_and_sizes():
     assert list(model.features(x, 0, [-1, 0])) == ['up.2', 'down.0.0']
     with pytest.raises(ValueError, match='pad_size_divisor=4'):
         model.features(torch.randn(1, 3, 30, 32), 0, [0])
+
+
+def test_a_tap_inside_attention_is_refused_with_what_there_is():
+    infos = [FeatureInfo('down.0.0', 4, 1), FeatureInfo('down.0', 4, 2)]
+    with pytest.raises(ValueError, match='none inside attention: down.0.0, down.0'):
+        resolve_taps(infos, ['down.0.0.attn'])

@@ -210,6 +210,51 @@ def test_mistakes_are_one_sentence(make, config, tmp_path):
         with_corruption(dict(type='ConcatDataset'), 'fog', 1)
 
 
+def test_a_wrapped_set_is_refused_before_clean_images_are_tested(
+    make, config, tmp_path
+):
+    make()
+    inner = config.test_dataloader.dataset
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[inner])
+    runner = Runner.from_cfg(config)
+    runner.test = lambda: pytest.fail('it was tested')
+    with pytest.raises(ValueError, match='test one dataset, without wrappers'):
+        evaluate_corruptions(runner, ['contrast'], [1], tmp_path / 'out.json')
+
+
+@pytest.mark.parametrize('robust', [False, True])
+def test_the_tool_keeps_the_settings_of_the_test_loop(
+    make, config, tmp_path, monkeypatch, robust
+):
+    """In half precision a detector gives other numbers: they are no others' results."""
+    make()
+    more = dict(type='mmdiff.RobustTestLoop', attacks=[], indices=1) if robust else {}
+    config.test_cfg = dict(fp16=True, **more)
+    config.dump(tmp_path / 'half.py')
+    tool, seen = runpy.run_path(str(TOOL)), []
+
+    def evaluate(runner, *args):
+        loop = runner.test_loop
+        seen.append((loop.fp16, len(loop.dataloader.dataset)))
+        report = evaluate_corruptions(runner, [], [], tmp_path / 'half.json')
+        seen.append(report['fingerprint'])
+        raise ValueError('seen')  # there is no table of nothing
+
+    monkeypatch.setitem(
+        tool['test_corruptions'].__globals__, 'evaluate_corruptions', evaluate
+    )
+    line = [str(TOOL), str(tmp_path / 'half.py'), config.load_from]
+    monkeypatch.setattr(sys, 'argv', line)
+    with pytest.raises(SystemExit, match='seen'):
+        tool['main']()
+    assert seen[0] == (True, 1 if robust else 3)
+    config.test_cfg = dict(type='TestLoop')
+    if robust:
+        config.test_dataloader.dataset.indices = 1
+    plain = evaluate_corruptions(make(), [], [], tmp_path / 'plain.json')
+    assert plain['fingerprint'] != seen[1]
+
+
 def test_the_tool_writes_the_report_and_shows_its_table(
     make, config, tmp_path, monkeypatch, capsys
 ):

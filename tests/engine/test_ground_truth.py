@@ -1,6 +1,7 @@
 """Scale of the ground truth, through every wrapper, and truth that is missing."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,10 +152,9 @@ def test_a_mask_model_on_truth_without_masks_is_one_sentence(mask_rcnn):
 
 
 def test_a_hook_on_a_mask_model_says_the_same(mask_rcnn):
-    hook = AttackHook(PGD(eps=4))
-    hook._oracle = oracle_of(mask_rcnn)
+    runner = SimpleNamespace(model=mask_rcnn)
     with pytest.raises(ValueError, match='need masks, and .*with_mask=True'):
-        hook._attack(batch_of())
+        AttackHook(PGD(eps=4)).before_test_iter(runner, 0, batch_of())
 
 
 def test_other_errors_of_a_head_are_not_taken_for_missing_truth():

@@ -1,4 +1,7 @@
+from argparse import ArgumentParser
+
 import pytest
+from mmengine.config import DictAction
 
 from mmdiff.attacks import APGD, DAG, MIM, PGD
 from mmdiff.engine.presets import ATTACK_NAMES, attack_configs, protocol_of
@@ -74,6 +77,39 @@ def test_the_source_is_transfers_only_and_all_else_is_everyones():
         attack_configs('transfer')
     with pytest.raises(ValueError, match='belongs to the attack transfer; add it'):
         attack_configs('pgd', source='a.py,b.pth')
+
+
+@pytest.mark.parametrize(
+    'options, mask',
+    [
+        (['mask=boxes'], 'boxes'),
+        (['mask.type=boxes', 'mask.grow=-2'], 'boxes-2'),
+        (['mask=0,0.5,1,1', 'restarts=2'], 'rectangle 0,0.5,1,1'),
+        (
+            ['mask.type=rectangle', 'mask.box=0,0,32,32', 'mask.unit=pixel'],
+            'rectangle 0,0,32,32 px',
+        ),
+    ],
+)
+def test_a_mask_from_the_command_line_is_every_attacks(options, mask):
+    parser = ArgumentParser()
+    parser.add_argument('--options', nargs='+', action=DictAction)
+    given = parser.parse_args(['--options', *options]).options
+    attacks = build('standard,noise', **given)
+    assert {str(attack.mask) for attack in attacks} == {mask} and len(attacks) == 6
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        ({'mask': 'box'}, "mask='box' is unknown"),
+        ({'mask.grow': 2}, 'has no type of a mask; choose from'),
+        ({'masks.type': 'boxes'}, "'pgd' takes the argument 'masks'"),
+    ],
+)
+def test_a_mistaken_mask_on_the_command_line_is_one_sentence(options, words):
+    with pytest.raises(ValueError, match=words):
+        attack_configs('pgd', **options)
 
 
 @pytest.mark.parametrize('name', sorted(set(ATTACK_NAMES) - {'transfer'}))

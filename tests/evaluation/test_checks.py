@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from builders import make_entry, make_record
 
+from mmdiff.attacks import Budget
 from mmdiff.evaluation.checks import (
     CODES,
     check_clean,
@@ -89,6 +90,17 @@ def test_what_chance_can_do_is_believed():
     still = {'changed': 0, 'changed_share': 0.0, 'max_delta': 0.0}
     assert check_entry(make_entry(eps=0, sanity=still), CLEAN) == []
     assert check_entry(make_entry(sanity={'zero_share': 0.1}), CLEAN) == []
+
+
+def test_a_mask_without_a_pixel_on_any_image_is_flagged():
+    nothing = {'images': 0, 'changed': 0, 'changed_share': 0.0, 'mask_empty': 10}
+    nothing = {**nothing, 'objective_ends': None}
+    (found,) = check_entry(make_entry(sanity=nothing), CLEAN)
+    assert found.code == 'few_changed' and 'no pixel on any' in found.text
+    # The others were fooled before.
+    assert check_entry(make_entry(sanity=nothing, cumulative=True), CLEAN) == []
+    some = {**nothing, 'images': 1, 'changed': 1, 'changed_share': 1.0}
+    assert check_entry(make_entry(sanity=some), CLEAN) == []
 
 
 def test_a_control_may_leave_the_metric_as_it_is():
@@ -186,6 +198,32 @@ def test_images_left_out_and_the_luck_of_one_image_decide_nothing():
     square = make_record([0.7] * 16, [math.nan] * 15 + [2.0])
     longer = make_record([0.3] * 15 + [0.0])
     assert compare(square=square, longer=longer)[1] == []
+
+
+def test_no_budget_hides_everything_in_a_mask():
+    clean, hit = make_record([0.8] * 16), make_record([0.6] * 16)
+    entry = make_entry(budget=Budget(8, mask='boxes'))
+
+    def check(large):
+        controls = {'random_noise': make_record([0.75] * 16), 'large': large}
+        return check_controls(entry, clean, hit, controls, SCORE)[1]
+
+    assert check(make_record([0.5] * 16)) == []
+    (found,) = check(make_record([0.75] * 16))
+    assert found.code == 'gradients_lead_nowhere' and 'same mask 0.750' in found.text
+
+
+def test_images_that_a_mask_leaves_out_count_in_no_mean():
+    """Half of 16 images: 8 objectives rise from 2 each, black-box search from 1.9."""
+    half = [math.nan] * 8
+    hit = make_record([0.3] * 16, [*half, *[4.0] * 8])
+    longer = make_record([0.25] * 16, [*half, *[4.0] * 8])
+    longer.stats.losses = {0: 16.0, 1: 32.0}
+    square = make_record([0.7] * 16, [*half, *[2.1] * 8])
+    controls = {**good_controls(), 'longer': longer, 'square': square}
+    clean = make_record([0.8] * 16)
+    sanity, flags = check_controls(make_entry(), clean, hit, controls, SCORE)
+    assert flags == [] and sanity.objective_start == 2
 
 
 def test_an_attack_may_have_noise_as_its_only_control():

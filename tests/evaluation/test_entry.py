@@ -42,6 +42,15 @@ def test_json_has_the_sentences_of_the_flags_as_reasons():
     assert raw['reasons'] == ['pgd met nothing']
 
 
+def test_a_mask_is_read_back_and_never_lost():
+    budget = Budget(4, 'l2', 'rectangle 0,0,0.5,1')
+    entry = make_entry(budget=budget)
+    read = Entry.from_json(entry.to_json())
+    assert read == entry and read.budget == budget != Budget(4, 'l2')
+    assert 'mask' not in read.settings and 'mask' not in make_entry().to_json()
+    assert Entry.worst_case(budget, []).key == 'worst_case_rectangle_0_0_0.5_1_l2_eps4'
+
+
 def test_json_names_the_settings_of_the_attack_beside_the_budget():
     raw = make_entry(eps=None).to_json()
     assert raw['eps'] is None and raw['norm'] == 'linf' and raw['steps'] == 10
@@ -53,6 +62,7 @@ def test_json_names_the_settings_of_the_attack_beside_the_budget():
         (Budget(4), 'pgd_eps4', 'pgd at eps=4', 'Linf 4'),
         (Budget(500, 'l2'), 'pgd_l2_eps500', 'pgd at eps=500', 'L2 500'),
         (Budget(), 'pgd', 'pgd at no budget', 'no budget'),
+        (Budget(4, mask='boxes'), 'pgd_eps4', 'pgd at eps=4', 'Linf 4, mask boxes'),
     ],
 )
 def test_keys_and_names_say_the_budget(budget, key, name, where):

@@ -1,7 +1,11 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 from builders import make_record
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from mmdiff.attacks import AttackStats
 from mmdiff.evaluation.record import RunRecord
@@ -79,3 +83,51 @@ def test_a_choice_takes_images_of_runs_and_the_cost_of_all():
     assert chosen.score.tolist() == [0.3, 0.2] and chosen.loss.tolist() == [3, 2]
     assert chosen.predictions[0] is runs[1].predictions[0]
     assert chosen.stats.grad_evals == 10
+
+
+def rounded_record():
+    """A full record with other predictions after rounding, and origins."""
+    record = full_record()
+    record.rounded = full_record().predictions[::-1]
+    record.origin = ['a', 'b']
+    return record
+
+
+def test_predictions_after_rounding_are_kept_and_no_second_time_if_they_are_the_same(
+    tmp_path,
+):
+    record, path = rounded_record(), tmp_path / 'a'
+    record.save(path, 'run')
+    again = RunRecord.load(path, 2, 'run')
+    for one, other in zip(again.rounded, record.rounded, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in other)
+    assert not again.is_whole and again.origin == []
+    size = path.stat().st_size
+    record.rounded = list(record.predictions)
+    record.save(path, 'run')
+    again = RunRecord.load(path, 2, 'run')
+    assert again.is_whole and path.stat().st_size < size
+
+
+def test_a_file_of_a_version_without_rounding_is_read(tmp_path):
+    """Its account does not name it, and it has no such tensors."""
+    path, written = tmp_path / 'a', full_record()
+    written.save(path, 'run')
+    with safe_open(path, 'pt') as file:
+        account = json.loads(file.metadata()['account'])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del account['whole']
+    save_file(tensors, path, {'account': json.dumps(account)})
+    record = RunRecord.load(path, 2, 'run')
+    assert_same(record, written)
+    assert record.rounded == [] and not record.is_whole
+
+
+def test_choices_take_rounded_predictions_and_origins_along():
+    runs = [rounded_record(), rounded_record()]
+    runs[1].origin = ['c', 'd']
+    chosen = RunRecord.choose(runs, [1, 0])
+    assert chosen.origin == ['c', 'b']
+    assert chosen.rounded[0] is runs[1].rounded[0]
+    runs[0].rounded = []  # of an earlier version: then nothing is known of the whole
+    assert RunRecord.choose(runs, [1, 0]).rounded == []

@@ -27,7 +27,7 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     generator, how, covered = np.random.default_rng(0), Bootstrap(resamples=300), 0
     for _ in range(200):
         table = MeanTable((generator.random(100) < 0.7).astype(float))
-        low, high = how.interval(how.values(table, 100))
+        low, high = how.interval(how.values(table, 100), table.values.mean())
         covered += low <= 0.7 <= high
     assert 0.9 <= covered / 200 <= 0.99
 
@@ -42,8 +42,37 @@ def test_intervals_are_the_same_every_time_and_others_with_another_seed():
 def test_a_share_of_nothing_is_left_out():
     share = share_kept(np.array([0.1, 0.0, 0.2]), np.array([0.2, 0.0, 0.4]))
     assert share[[0, 2]].tolist() == [0.5, 0.5] and np.isnan(share[1])
-    assert Bootstrap().interval(share) == (0.5, 0.5)
-    assert Bootstrap().interval(np.array([np.nan])) is None
+    assert Bootstrap().paired_interval(share) == (0.5, 0.5)
+    assert Bootstrap().paired_interval(np.array([np.nan])) is None
+    assert Bootstrap().interval(share, np.nan) is None
+
+
+def test_an_interval_goes_against_the_deviation_of_the_draws_and_stays_in_range():
+    draws, how = np.linspace(0.5, 0.7, 201), Bootstrap(level=1.0)
+    assert how.interval(draws, 0.6) == pytest.approx((0.5, 0.7), abs=0.01)
+    low, high = how.interval(draws, 0.5)
+    assert 0.29 < low < 0.31 and high == pytest.approx(0.5)
+    low, high = how.interval(np.array([0.0, 0.04]), 0.01)
+    assert low == 0 and high == pytest.approx(0.0396, abs=1e-3)
+
+
+def test_an_interval_of_map_holds_that_of_many_images_more_often_than_percentiles():
+    samples = make_samples(400, 3)
+    scorer = make_scorer(VOCMetric(metric='mAP', eval_mode='area'), samples)
+    matcher = scorer.matcher('pascal_voc/mAP')
+    table = ApTable.of(matcher.rule, matcher.match(detect(samples, 0, 4.0).predictions))
+    truth = value_of(table, 400)
+    generator, held = np.random.default_rng(0), np.zeros(2)
+    for _ in range(100):
+        weights = generator.multinomial(40, np.full(400, 1 / 400)).astype(float)
+        draws = generator.multinomial(40, weights / 40, 200).astype(float)
+        values = table.resampled(draws)
+        estimate = float(table.resampled(weights[None])[0])
+        for k, (low, high) in enumerate(
+            (np.percentile(values, [2.5, 97.5]), Bootstrap().interval(values, estimate))
+        ):
+            held[k] += low <= truth <= high
+    assert held[1] > held[0] + 5, held
 
 
 @pytest.mark.parametrize('mode', ['area', '11points'])
@@ -121,7 +150,10 @@ def report(folder, name, shift, count=60, ids=None):
     for entry, table in zip(entries, rows.values()):
         entry.metrics = {'accuracy/top1': 100 * table.values.mean()}
         values = Bootstrap().values(table, count)
-        entry.interval, entry.num_images = Bootstrap().interval(values), count
+        entry.interval, entry.num_images = (
+            Bootstrap().interval(values, table.values.mean()),
+            count,
+        )
     entries[1].kept_interval = (0.4, 0.6)
     ids = [f'{i}.png' for i in range(count)] if ids is None else ids
     folder.mkdir()

@@ -26,7 +26,6 @@ from torch import Tensor, nn
 
 from mmdiff import PGD
 from mmdiff.attacks import AttackStats, Oracle, oracle_of
-from mmdiff.attacks.oracle import ImageGroup
 from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.engine.ground_truth import ground_truth_scale
 from mmdiff.evaluation.entry import main_metric
@@ -105,13 +104,13 @@ def art_pgd(model: nn.Module, eps: float, step_size: float, steps: int) -> Calla
 
 def objective(oracle: Oracle, batch: dict, inputs: list, proposals: str) -> Tensor:
     """Total loss of each image, mean over three samplings that all attacks share."""
-    samples = [oracle.at_input_scale(sample) for sample in batch['data_samples']]
-    clean = [x.float().to(oracle.device) for x in batch['inputs']]
-    group = ImageGroup(clean, samples, ['0'] * len(clean))
+    group = oracle.gather(batch)
+    group = replace(group, ids=['0'] * len(group.ids))
+    pixels = [replace(f, canvas=x).cut() for f, x in zip(group.frames, inputs)]
     losses = [
         oracle.ask(
             group, AttackStats(), PGD(seed=seed).seed_of, 'total', proposals
-        ).losses(inputs, 0, 0)
+        ).losses(pixels, 0, 0)
         for seed in range(3)
     ]
     return sum(losses) / 3

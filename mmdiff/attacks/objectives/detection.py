@@ -4,7 +4,7 @@ Losses of Zhang and Wang (2019), Chow et al. (2020, TOG), Chen et al. (2021, CWA
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -43,17 +43,25 @@ def with_wrong_labels(sample: Any, model: nn.Module, seed: int) -> Any:
     return sample
 
 
+def named_classes(text: str | Sequence[str]) -> list[str]:
+    """List the classes that a text names: ``'cat . dog .'``, or one string for each."""
+    parts = text.split('. ') if isinstance(text, str) else text
+    return [part for part in parts if part.strip('. ')]
+
+
 def wrong_labels(sample: Any, model: nn.Module, seed: int) -> Tensor:
     """Shift the classes of a sample's objects by one seeded number, (N,).
 
     Raises:
         NotApplicable: If the model has one class only.
     """
-    classes = num_classes(model)
+    # A text that is told beside the image says which classes there are.
+    named = 'text' in sample and hasattr(model, 'language_model')
+    classes = len(named_classes(sample.text)) if named else num_classes(model)
     if classes < 2:
         raise NotApplicable(
             'An objective with wrong classes (mislabel, targeted) needs a model with '
-            "two classes; use 'vanishing'."
+            "two classes; use 'vanishing' or 'total'."
         )
     generator = torch.Generator().manual_seed(seed)
     shift = int(torch.randint(1, classes, (), generator=generator))
@@ -136,20 +144,73 @@ def sum_losses(losses: dict, name: str) -> Tensor:
     """
     parts = OBJECTIVES[name].losses_of(losses)
     if not parts:
-        usable = [
-            repr(name)
-            for name, goal in OBJECTIVES.items()
-            if goal.losses_of(losses) and not goal.balanced
-        ]
         raise NotApplicable(
             f'This model has no loss for objective={name!r}, only '
-            f'{", ".join(losses)}; use objective={" or ".join(usable)}.'
+            f'{loss_names(losses) or "nothing"}; {advice(losses)}.'
         )
     return torch.stack([part.mean() for part in parts]).sum()
 
 
+def loss_names(losses: dict) -> str:
+    """Name the losses of a head for a sentence, those of all its stages once."""
+    names = [name.rpartition('.')[2] for name in losses if 'loss' in name]
+    return ', '.join(dict.fromkeys(names))
+
+
+def advice(losses: dict) -> str:
+    """Say which objectives there are losses for.
+
+    Args:
+        losses: Losses as a model's ``loss()`` gives them.
+
+    Returns:
+        Part of a sentence: ``use objective='total' or 'reg'``.
+    """
+    plain = ('total', 'cls', 'reg')
+    usable = [repr(name) for name in plain if OBJECTIVES[name].losses_of(losses)]
+    return f'use objective={" or ".join(usable) or repr("detections")}'
+
+
+@dataclass
+class Balance:
+    """What :func:`balanced_classes` did, to be checked when the losses are known.
+
+    Args:
+        model: Name of the model's class.
+        weighted: Number of classification losses that were weighted.
+        unfit: Number of those that take no weight by label.
+    """
+
+    model: str
+    weighted: int = 0
+    unfit: int = 0
+
+    def check(self, losses: dict) -> None:
+        """Complain if the losses are not weighted.
+
+        Args:
+            losses: The losses that were taken meanwhile.
+
+        Raises:
+            NotApplicable: If there is no loss to weight by class, none that is called,
+                or one that takes no labels.
+        """
+        if self.weighted and not self.unfit:
+            return
+        reason = f'found no classification loss of {self.model} to weight'
+        if self.unfit:
+            reason = (
+                'weights classification losses by label, which that of '
+                f'{self.model} does not take'
+            )
+        raise NotApplicable(
+            f"objective='cwa' {reason} (its losses are {loss_names(losses)}); "
+            f'{advice(losses)}.'
+        )
+
+
 @contextmanager
-def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
+def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[Balance]:
     """Let frequent classes not dominate (class-wise attack, Chen et al. 2021).
 
     Each class of the image counts the same in the final head's classification losses:
@@ -160,43 +221,32 @@ def balanced_classes(model: nn.Module, labels: Tensor) -> Iterator[None]:
         model: The detector; ``forward`` of its classification losses is replaced.
         labels: Classes of the objects in the image, (N,).
 
-    Raises:
-        NotApplicable: If there is no such loss, none that is called, or one that takes
-            no labels.
+    Yields:
+        What was found to weight; :meth:`Balance.check` complains if it was nothing.
     """
     present, counts = labels.unique(return_counts=True)
-    weighted = []
+    balance = Balance(type(model).__name__)
 
     def balanced(
-        forward: Callable,
-        pred: Tensor,
-        target: Any,
-        weight: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
+        forward: Callable, pred: Tensor, target: Any, *args: Any, **kwargs: Any
     ) -> Any:
         shown = target[0] if isinstance(target, tuple) else target
+        weight = args[0] if args else kwargs.get('weight')
         fits = weight is None or weight.shape == shown.shape
         if shown.is_floating_point() or shown.ndim != 1 or not fits:
-            raise NotApplicable(
-                "objective='cwa' weights classification losses by label, which this "
-                "head's does not take; use 'total', 'cls' or 'reg'."
-            )
-        weighted.append(target)
+            balance.unfit += 1
+            return forward(pred, target, *args, **kwargs)
+        balance.weighted += 1
         share = pred.new_ones(shown.shape)
         for label, count in zip(present, counts):
             share[shown == label] = len(labels) / (len(present) * count)
+        kwargs.pop('weight', None)
         weight = share if weight is None else weight * share
-        return forward(pred, target, weight, *args, **kwargs)
+        return forward(pred, target, weight, *args[1:], **kwargs)
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name.endswith('loss_cls') and 'rpn' not in name:
                 forward = partial(balanced, module.forward)
                 stack.enter_context(replaced(module, 'forward', forward))
-        yield
-    if not weighted:
-        raise NotApplicable(
-            f"objective='cwa' found no classification loss of {type(model).__name__} "
-            "to weight; use 'total', 'cls' or 'reg'."
-        )
+        yield balance

@@ -20,14 +20,17 @@ def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
             :class:`~mmdiff.attacks.oracle.detection.DetectionOracle`).
 
     Raises:
-        ValueError: For a test-time-augmentation model or an unknown ``gt_scale``.
+        ValueError: For a model that cannot be attacked (a tracker, test-time
+            augmentation), or an unknown ``gt_scale``.
+        TypeError: If it is no model of mmengine.
     """
     from mmdiff.utils.modules import unwrap
 
     inner = unwrap(model)
     # By name, for mmpretrain need not be installed where detectors are attacked.
     kinds = [f'{kind.__module__}.{kind.__name__}' for kind in type(inner).__mro__]
-    if any(k.startswith('mmpretrain.') and 'BaseClassifier' in k for k in kinds):
+    ours = [kind for kind in kinds if kind.startswith('mmpretrain.')]
+    if any('BaseClassifier' in kind for kind in ours):
         from .classification import ClassificationOracle
 
         return ClassificationOracle(inner, gt_scale)

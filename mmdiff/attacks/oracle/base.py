@@ -28,6 +28,7 @@ from ..errors import NotApplicable
 from ..objectives import NAMES, REPORTED, build_objective
 from ..result import AttackStats
 from .frame import Frame, ImageGroup, Region, check_pixels
+from .kinds import attacked_part
 from .question import Question
 
 # Attacks within attacks (a check, say) are of one thread and may go on.
@@ -45,12 +46,18 @@ class Oracle(ABC):
     It knows the model's preprocessor, its task and the state in which it must be
     asked. Attacks know models through it alone.
 
+    ``tested`` is the model, without wrappers of mmengine; ``model`` is what of it
+    predicts and is attacked (:func:`~mmdiff.attacks.oracle.kinds.attacked_part`), and
+    ``preprocessor`` is in front of that.
+
     Args:
         model: The model; wrappers around it are taken off.
         gt_scale: Scale of the ground truth in data samples; see the subclasses.
 
     Raises:
-        ValueError: For a test-time-augmentation model or an unknown ``gt_scale``.
+        ValueError: For a model that cannot be attacked (a tracker, test-time
+            augmentation), or an unknown ``gt_scale``.
+        TypeError: If it is no model of mmengine.
     """
 
     task: ClassVar[str]
@@ -58,8 +65,8 @@ class Oracle(ABC):
     training: ClassVar[bool]
 
     def __init__(self, model: nn.Module, gt_scale: str = 'original') -> None:
-        self.model = unwrap(model)
-        if isinstance(self.model, BaseTTAModel):
+        self.tested = unwrap(model)
+        if isinstance(self.tested, BaseTTAModel):
             raise ValueError(
                 'An attack has no one input to perturb under test-time augmentation; '
                 'run without --tta (without the TTA model).'
@@ -67,8 +74,9 @@ class Oracle(ABC):
         if gt_scale not in GT_SCALES:
             raise ValueError(f"gt_scale={gt_scale!r} must be 'original' or 'input'.")
         self.gt_scale = gt_scale
+        self.model, self.preprocessor = attacked_part(self.tested)
         # Names of the classes, where somebody knows them: the loop, or a checkpoint.
-        meta = getattr(self.model, 'dataset_meta', None) or {}
+        meta = getattr(self.tested, 'dataset_meta', None) or {}
         self.classes = tuple(meta.get('classes', ()))
         # Undoes what losses wrote in the model, while it is attacked.
         self.reset: Callable[[], None] = _nothing_to_reset
@@ -80,7 +88,9 @@ class Oracle(ABC):
 
     @property
     def num_classes(self) -> int:
-        """Number of classes of the model's final head."""
+        """Number of classes of the model's final head, or of those named to it."""
+        if self.classes and getattr(self.model, 'language_model', None) is not None:
+            return len(self.classes)
         return num_classes(self.model)
 
     @property
@@ -181,7 +191,7 @@ class Oracle(ABC):
         A model sees an image differently on a larger canvas; attacked beside its equals
         only, an image's result does not depend on its batch.
         """
-        divisor = getattr(self.model.data_preprocessor, 'pad_size_divisor', 1) or 1
+        divisor = getattr(self.preprocessor, 'pad_size_divisor', 1) or 1
         groups: dict[tuple, list[int]] = {}
         for i in indices:
             shape = group.frames[i].canvas.shape[-2:]
@@ -202,7 +212,7 @@ class Oracle(ABC):
         inputs = [frame.paste(x) for frame, x in zip(frames, pixels)]
         copies = [sample.clone() for sample in samples]
         batch = {'inputs': inputs, 'data_samples': copies}
-        return self.model.data_preprocessor(batch, training=False)
+        return self.preprocessor(batch, training=False)
 
     def ask(
         self,

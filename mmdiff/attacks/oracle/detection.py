@@ -26,6 +26,7 @@ from mmdiff.utils.modules import replaced, seed_all, training_flags
 from ..errors import NotApplicable
 from ..objectives.detection import (
     OBJECTIVES,
+    advice,
     balanced_classes,
     sum_losses,
     with_truth,
@@ -36,6 +37,7 @@ from ..objectives.detections import DetectionObjective, Truth
 from .base import Oracle
 from .frame import Frame, Region, image_region
 from .ground_truth import to_input_scale
+from .kinds import check_inputs, check_losses
 from .question import Question
 from .reported import candidates_of
 
@@ -61,7 +63,9 @@ class DetectionOracle(Oracle):
         return getattr(self.model, 'roi_head', None) is not None
 
     def at_input_scale(self, sample: Any) -> Any:
-        return to_input_scale(sample, self.gt_scale)
+        placed = to_input_scale(sample, self.gt_scale)
+        check_inputs(self.model, placed)
+        return placed
 
     def region_of(self, sample: Any, shape: tuple[int, int]) -> Region:
         return image_region(sample.metainfo, shape)
@@ -74,15 +78,16 @@ class DetectionOracle(Oracle):
         In evaluation mmdet's preprocessor pads images alone.
         """
         batch = super().preprocess(pixels, samples, frames)
-        preprocessor = self.model.data_preprocessor
         for flag, pad in (('pad_mask', 'pad_gt_masks'), ('pad_seg', 'pad_gt_sem_seg')):
-            if getattr(preprocessor, flag, False):
-                getattr(preprocessor, pad)(batch['data_samples'])
+            if getattr(self.preprocessor, flag, False):
+                getattr(self.preprocessor, pad)(batch['data_samples'])
         return batch
 
     def prepare(self, question: Question) -> list:
         """Add the objective's ground truth and, if fixed, the proposals to samples."""
         group, seed_of = question.group, question.seed_of
+        if isinstance(question.objective, str):
+            check_losses(self.model)
         samples = [
             self._with_truth(sample, question.objective, seed_of(i, 'truth'))
             for sample, i in zip(group.samples, group.ids)
@@ -155,9 +160,6 @@ class DetectionOracle(Oracle):
                     stack.enter_context(self._known(image, _take(features, i)))
                 if 'proposals' in sample:
                     stack.enter_context(self._given(sample.proposals))
-                if goal.balanced:
-                    labels = sample.gt_instances.labels
-                    stack.enter_context(balanced_classes(self.model, labels))
                 losses = self._loss(image, sample, objective)
             loss = sum_losses(losses, objective)
             if goal.truth is without_objects and loss == 0 and features is not None:
@@ -213,7 +215,7 @@ class DetectionOracle(Oracle):
                 losses = self._loss(image, sample, objective)
             if sum_losses(losses, objective) != 0:
                 return
-        raise self._no_loss_without_objects(objective)
+        raise self._no_loss_without_objects(objective, losses)
 
     @contextmanager
     def _known(self, image: Tensor, features: Any) -> Iterator[None]:
@@ -240,28 +242,35 @@ class DetectionOracle(Oracle):
         return replaced(rpn, 'loss_and_predict', given)
 
     def _loss(self, image: Tensor, sample: Any, objective: str) -> dict:
+        goal = OBJECTIVES[objective]
+        if goal.balanced:
+            with balanced_classes(self.model, sample.gt_instances.labels) as balance:
+                losses = self.model.loss(image, [sample])
+            balance.check(losses)
+            return losses
         try:
             return self.model.loss(image, [sample])
-        except (AssertionError, IndexError) as error:
-            emptied = OBJECTIVES[objective].truth is without_objects
-            if not emptied or self._fails_with_objects(image, sample):
+        except (AssertionError, IndexError, RuntimeError, ValueError) as error:
+            if goal.truth is not without_objects:
                 raise
-            raise self._no_loss_without_objects(objective) from error
+            losses = self._with_objects(image, sample)
+            if not losses:  # the error is the model's own
+                raise
+            raise self._no_loss_without_objects(objective, losses) from error
 
-    def _fails_with_objects(self, image: Tensor, sample: Any) -> bool:
-        """Whether the model's own loss fails too: then the error is the model's."""
+    def _with_objects(self, image: Tensor, sample: Any) -> dict:
+        """Return the losses against the whole ground truth; none if they fail too."""
         complete = sample.clone()
         complete.gt_instances = complete.objects
         try:
-            self.model.loss(image, [complete])
-        except (AssertionError, IndexError):
-            return True
-        return False
+            return self.model.loss(image, [complete])
+        except (AssertionError, IndexError, RuntimeError, ValueError):
+            return {}
 
-    def _no_loss_without_objects(self, objective: str) -> NotApplicable:
+    def _no_loss_without_objects(self, objective: str, losses: dict) -> NotApplicable:
         return NotApplicable(
-            f'{type(self.model).__name__} has no loss for an image without objects; '
-            f"use 'total', 'cls', 'reg', 'cwa' or 'mislabel', not {objective!r}."
+            f'{type(self.model).__name__} has no loss for an image without objects, '
+            f'as objective={objective!r} asks; {advice(losses)}.'
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 # Largest value of an image with fractions that is taken for a normalised one.
@@ -37,15 +38,18 @@ class Frame:
     """An input, and the region of it that shows the image.
 
     What a pipeline pads is no part of the image: an attack sees and changes the region
-    only, and a norm is that of the region.
+    only, and a norm is that of the region. Under a mask, whatever is pasted changes the
+    pixels inside of it alone: no gradient comes from the others either.
 
     Args:
         canvas: The whole clean input, (C, H, W).
         region: Where the image is.
+        mask: Pixels of the region that may change, (H, W), bool; ``None``: all.
     """
 
     canvas: Tensor
     region: Region
+    mask: Tensor | None = None
 
     def cut(self) -> Tensor:
         """Return the image's own pixels."""
@@ -53,11 +57,23 @@ class Frame:
 
     def paste(self, pixels: Tensor) -> Tensor:
         """Return the whole input with other pixels in the region; differentiable."""
+        pixels = self.masked(pixels)
         if pixels.shape == self.canvas.shape:
             return pixels
         canvas = self.canvas.clone()
         self._window(canvas).copy_(pixels)
         return canvas
+
+    def masked(self, pixels: Tensor) -> Tensor:
+        """Return other pixels of the region, those outside the mask as they were."""
+        if self.mask is None:
+            return pixels
+        return torch.where(self.mask, pixels, self._window(self.canvas))
+
+    @property
+    def mask_share(self) -> float:
+        """Share of the image's own pixels that may change."""
+        return 1.0 if self.mask is None else self.mask.float().mean().item()
 
     def _window(self, canvas: Tensor) -> Tensor:
         region = self.region
@@ -144,6 +160,11 @@ class ImageGroup:
     def pixels(self) -> list[Tensor]:
         """The clean images without their padding: float, (C, H, W), 0..255."""
         return [frame.cut() for frame in self.frames]
+
+    @property
+    def masks(self) -> list[Tensor | None]:
+        """Pixels of each image that may change, (H, W), bool; ``None``: all."""
+        return [frame.mask for frame in self.frames]
 
     def take(self, indices: Sequence[int]) -> ImageGroup:
         """Return some of the images."""

@@ -45,7 +45,7 @@ def candidates_of(model: nn.Module, batch: dict) -> list[Candidates]:
             f'{type(model).__name__} cannot predict without its NMS and thresholds, as '
             "an objective on what it reports asks; use objective='total'."
         ) from error
-    return [_read(model, sample.pred_instances) for sample in samples]
+    return [_read(model, sample.get('pred_instances', {})) for sample in samples]
 
 
 def _read(model: nn.Module, predicted: Any) -> Candidates:

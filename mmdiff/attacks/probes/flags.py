@@ -90,9 +90,10 @@ class _Comparison:
         """First features that a test computes; ``None`` if it asks for none."""
         samples = [sample.clone() for sample in self.raw['data_samples']]
         batch = {'inputs': list(self.raw['inputs']), 'data_samples': samples}
-        with torch.no_grad(), evaluating(self.model), _noted(self.model) as noted:
+        tested = self.oracle.tested
+        with torch.no_grad(), evaluating(tested), _noted(self.model) as noted:
             seed_all(seed)
-            self.model.test_step(batch)
+            tested.test_step(batch)
         return noted[0] if noted else None
 
     def _lose(self) -> None:

@@ -27,9 +27,11 @@ def probe_noise(
         attack: Whose objective and budget are asked.
         probe: Takes the mean rise over the images.
     """
-    images, stats, rises = oracle.gather(batch), AttackStats(), []
+    images, stats, rises = attack.gather(oracle, batch), AttackStats(), []
     with oracle.attacked():
         for i, image_id in enumerate(images.ids):
+            if not images.frames[i].mask_share:
+                continue  # nor is it attacked
             question = oracle.ask(
                 images.take([i]),
                 stats,
@@ -37,15 +39,17 @@ def probe_noise(
                 attack.objective,
                 attack.proposals,
             )
-            (x,) = question.group.pixels
+            (x,), (mask,) = question.group.pixels, question.group.masks
             seed = attack.seed_of(image_id, 'noise')
             generator = torch.Generator().manual_seed(seed)
             losses = []
             for draw in range(1 + DRAWS):
-                noise = attack.budget.sample_edge(x, generator) if draw else 0
+                noise = 0
+                if draw:
+                    noise = attack.budget.sample_edge(x, generator, mask)
                 seed_all(seed)
                 adv = attack.budget.project(x + noise, x)
                 losses.append(question.losses([adv], 0, 0).item())
             rises.append(max(losses[1:]) - losses[0])
-    probe.noise_rise[str(attack.budget)] = sum(rises) / len(rises)
+    probe.noise_rise[str(attack.budget)] = sum(rises) / max(len(rises), 1)
     probe.passes += stats.queries

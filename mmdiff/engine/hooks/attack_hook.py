@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
-from mmdiff.attacks import Attack, AttackStats, Oracle, oracle_of
+from mmdiff.attacks import Attack, AttackStats, oracle_of
 from mmdiff.registry import ATTACKS, HOOKS
 
 from ..ground_truth import ground_truth_scale, metainfo_of, truth_needed
@@ -45,7 +45,8 @@ class AttackHook(Hook):
         self.attack = ATTACKS.build(attack) if isinstance(attack, dict) else attack
         self.stages = tuple(stages)
         self.stats = AttackStats()
-        self._oracle: Oracle | None = None
+        self._gt_scale: str = 'original'
+        self._classes: tuple[str, ...] = ()
 
     def before_val(self, runner: Runner) -> None:
         if 'val' in self.stages:
@@ -59,13 +60,13 @@ class AttackHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if 'val' in self.stages:
-            self._attack(data_batch)
+            self._attack(runner, data_batch)
 
     def before_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: dict | None = None
     ) -> None:
         if 'test' in self.stages:
-            self._attack(data_batch)
+            self._attack(runner, data_batch)
 
     def after_val(self, runner: Runner) -> None:
         if 'val' in self.stages:
@@ -78,12 +79,16 @@ class AttackHook(Hook):
     def _begin(self, runner: Runner, dataloader: DataLoader) -> None:
         self.stats = AttackStats()
         dataset = dataloader.dataset
-        self._oracle = oracle_of(runner.model, ground_truth_scale(dataset))
-        self._oracle.classes = tuple(metainfo_of(dataset).get('classes', ()))
+        self._gt_scale = ground_truth_scale(dataset)
+        self._classes = tuple(metainfo_of(dataset).get('classes', ()))
+        oracle_of(runner.model, self._gt_scale)  # it says what cannot be attacked
 
-    def _attack(self, data_batch: Any) -> None:
+    def _attack(self, runner: Runner, data_batch: Any) -> None:
+        # Anew: loops may test one part of a model after another (Soft Teacher).
+        oracle = oracle_of(runner.model, self._gt_scale)
+        oracle.classes = self._classes
         with truth_needed(data_batch['data_samples'][0]):
-            result = self.attack.run(self._oracle, data_batch)
+            result = self.attack.run(oracle, data_batch)
         self.stats.add(result.stats)
         data_batch['inputs'] = result.inputs
 

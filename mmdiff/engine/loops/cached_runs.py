@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from datetime import timedelta
 from pathlib import Path
-from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import numpy as np
@@ -30,35 +27,10 @@ from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.utils.seeding import mix_seed
 
 from .image_set import ImageSet
+from .image_store import ImageStore
+from .progress import Progress, peak_memory
 from .robust_plan import Run
-
-
-@dataclass
-class Progress:
-    """How much of all runs is done, for the ETA in the log.
-
-    Args:
-        runs: Runs to come.
-        left: Work that is left to this rank, in passes.
-        done: Work done by this process.
-        seconds: Time that this took.
-    """
-
-    runs: list[Run]
-    left: float
-    done: float = 0.0
-    seconds: float = 0.0
-
-    def count(self, work: float, seconds: float) -> None:
-        """Note that some work is done."""
-        self.left -= work
-        self.done += work
-        self.seconds += seconds
-
-    @property
-    def eta(self) -> timedelta:
-        """Time that is left."""
-        return timedelta(seconds=round(self.left * self.seconds / self.done))
+from .whole_pixels import OwnPixels, is_whole
 
 
 @dataclass
@@ -93,6 +65,9 @@ class CachedRuns:
         scorer: Scorer of the task.
         fp16: Autocast the predictions.
         interval: Batches between two lines of progress.
+
+    Attributes:
+        store: Keeps the images of the report's rows; ``None``: nobody asks for them.
     """
 
     def __init__(
@@ -112,17 +87,22 @@ class CachedRuns:
         self.interval = interval
         self.rank, self.world = get_dist_info()
         self.progress = Progress([], 0.0)
+        self.store: ImageStore | None = None
 
-    def open(self, fresh: bool) -> None:
-        """Open the state folder of this model and dataset.
-
-        Args:
-            fresh: Delete what is in it.
-        """
+    def locate(self) -> None:
+        """Find the state folder of this model and dataset, which may not be there."""
         digests = self.images.digests()
         self._digests = digests or [''] * len(self.images)
         root = Path(self.runner.work_dir) / 'robust_state'
         self.folder = root / digest_json(self._identity(digests is not None))
+
+    def open(self, fresh: bool) -> None:
+        """Open the state folder, which :meth:`locate` found.
+
+        Args:
+            fresh: Delete what is in it.
+        """
+        root = self.folder.parent
         if self.rank == 0:
             if fresh:
                 shutil.rmtree(self.folder, ignore_errors=True)
@@ -190,24 +170,33 @@ class CachedRuns:
         loaded = self.images.load([batch.span for batch in todo])
         for number, (batch, data) in enumerate(zip(todo, loaded), 1):
             start = time.perf_counter()
-            record = self._run_batch(run, batch.span, data, fooled, before)
+            record = self._run_batch(run, batch, data, fooled, before)
             record.seconds = time.perf_counter() - start
             record.save(batch.file, batch.name)
             self.progress.count(run.weight * len(batch.span), record.seconds)
             if number % self.interval == 0 or number == len(todo):
                 self._log(run, batch)
         barrier()
-        record = RunRecord.join(list(self._read_all(batches)))
-        for i in np.flatnonzero(fooled):  # files have what was found without an attack
-            record.predictions[i], record.score[i] = worst.predictions[i], 0.0
+        record = RunRecord.join(list(self._read_all(batches, run)))
+        if run.of_row and not record.rounded:
+            self.runner.logger.warning(
+                f'{run.name}: some of what is kept is of a version that measured no '
+                'rounded images: no metrics after rounding; --fresh attacks anew.'
+            )
+        if worst is not None:
+            take_over(record, worst, np.flatnonzero(fooled))
         return record
 
-    def _batches(self, run: Run, fooled: np.ndarray) -> list[Batch]:
-        """Batches of a run; a file's name says which images, and which are skipped."""
+    def folder_of(self, run: Run) -> Path:
+        """State folder of a run."""
         parts: list = [type(run.attack).__name__]
         if run.attack is not None:
             parts.append(describe(run.attack))
-        folder = self.folder / f'{run.name.replace(" ", "_")}-{digest_json(parts)}'
+        return self.folder / f'{run.name.replace(" ", "_")}-{digest_json(parts)}'
+
+    def _batches(self, run: Run, fooled: np.ndarray) -> list[Batch]:
+        """Batches of a run; a file's name says which images, and which are skipped."""
+        folder = self.folder_of(run)
         folder.mkdir(parents=True, exist_ok=True)  # rank 0 made it, if they share it
         batches = []
         for span in self.images.spans(run.num_images):
@@ -224,6 +213,8 @@ class CachedRuns:
             if batch.file.exists():
                 self.runner.logger.warning(f'{batch.file} is damaged: done anew.')
             return True
+        if self.store is not None and run.of_row and not self.store.holds(batch.file):
+            return True
         self.progress.left -= run.weight * len(batch.span)
         return False
 
@@ -234,7 +225,7 @@ class CachedRuns:
             f'{batch.span.stop} of {run.num_images}, ETA {self.progress.eta}'
         )
 
-    def _read_all(self, batches: Sequence[Batch]) -> Iterator[RunRecord]:
+    def _read_all(self, batches: Sequence[Batch], run: Run) -> Iterator[RunRecord]:
         for batch in batches:
             record = batch.load()
             if record is None:
@@ -242,35 +233,44 @@ class CachedRuns:
                     f'Rank {self.rank} does not see {batch.file}; all ranks must share '
                     'work_dir.'
                 )
+            # Where no gradient came through, the images are the clean ones.
+            name = 'clean' if record.blocked else run.name
+            record.origin = [name] * len(batch.span)
             yield record
 
     @torch.no_grad()
     def _run_batch(
         self,
         run: Run,
-        span: range,
+        batch: Batch,
         data: dict,
         fooled: np.ndarray,
         before: Sequence[RunRecord],
     ) -> RunRecord:
         """Attack and predict one batch."""
+        span, skip = batch.span, fooled[batch.span].tolist()
         for i, sample in zip(span, data['data_samples']):
             self.images.remember(i, sample)
-        skip = fooled[span].tolist()
-        stats, losses, blocked = AttackStats(), [math.nan] * len(span), 0
+        attacked, blocked = data, 0
+        stats, losses = AttackStats(), [math.nan] * len(span)
         with peak_memory() as peak:
             if run.attack is not None and not all(skip):
                 try:
                     result = run.attack.run(self.oracle, data, skip)
                     look_at_returned(self.oracle, run.attack, data, result)
-                    data = {**data, 'inputs': result.inputs}
+                    attacked = {**data, 'inputs': result.inputs}
                     losses, stats = result.losses, result.stats
                 except GradientBlocked:
                     blocked = len(span) - sum(skip)
             if blocked or all(skip):
                 predictions = [before[0].predictions[i] for i in span]
+                rounded = before[0].rounded[span.start : span.stop]
+                self._keep_images(run, batch, None, skip)
             else:
-                predictions = self._predict(run, span, data)
+                inputs = self._round(run, batch, data, attacked, skip)
+                predictions = rounded = self._predict(run, span, attacked)
+                if inputs is not None:
+                    rounded = self._predict(run, span, {**data, 'inputs': inputs})
         scores = [self.scorer.image_score(i, p) for i, p in zip(span, predictions)]
         return RunRecord(
             predictions,
@@ -279,36 +279,61 @@ class CachedRuns:
             stats,
             peak_mem=peak[0],
             blocked=blocked,
+            rounded=rounded if run.of_row else [],
         )
 
     def _predict(self, run: Run, span: range, data: dict) -> list[dict]:
         # What the model draws is another noise in every run, and the same one when the
-        # run is resumed.
+        # run is resumed, and for the same images in whole pixel values.
         with torch.random.fork_rng(), autocast(enabled=self.fp16):
             torch.manual_seed(mix_seed(run.name, span.start))
             outputs = self.runner.model.test_step(data)
         return [self.scorer.read(output) for output in outputs]
 
+    def _round(
+        self, run: Run, batch: Batch, data: dict, attacked: dict, skip: list[bool]
+    ) -> Sequence[torch.Tensor] | torch.Tensor | None:
+        """Inputs in whole pixel values; ``None`` if they are such already."""
+        if not run.of_row:
+            return None
+        inputs = attacked['inputs']
+        if attacked is data and self.store is None and all(map(is_whole, inputs)):
+            return None
+        budget = None if run.attack is None else run.attack.budget
+        pixels = OwnPixels.of(self.oracle, data, inputs, budget)
+        self._keep_images(run, batch, pixels, skip)
+        return pixels.rounded_inputs()
 
-@contextmanager
-def peak_memory() -> Iterator[list[int]]:
-    """Give a list that holds, at the end, the most memory held, in bytes.
+    def _keep_images(
+        self, run: Run, batch: Batch, pixels: OwnPixels | None, skip: list[bool]
+    ) -> None:
+        """Write the images that a run made, none if there are no pixels of them."""
+        if self.store is None or not run.of_row:
+            return
+        numbers = {}
+        if pixels is not None:
+            kept = [k for k, left_out in enumerate(skip) if not left_out]
+            numbers = {k: batch.span[k] for k in kept}
+        self.store.keep(batch.file, pixels, numbers)
 
-    On a CPU it is that of the process so far: there is none of the block alone.
-    """
-    peak = [0]
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    yield peak
-    if torch.cuda.is_available():
-        peak[0] = torch.cuda.max_memory_allocated()
-    else:
-        peak[0] = getrusage(RUSAGE_SELF).ru_maxrss * 1024
+
+def take_over(record: RunRecord, worst: RunRecord, images: Iterable[int]) -> None:
+    """Put what earlier attacks left of some images in the place of what is there."""
+    for i in images:  # files have what was found without an attack
+        record.predictions[i], record.score[i] = worst.predictions[i], 0.0
+        record.origin[i] = worst.origin[i]
+        if not worst.rounded:
+            record.rounded = []
+        elif record.rounded:
+            record.rounded[i] = worst.rounded[i]
 
 
 def describe(attack: Attack) -> dict[str, Any]:
     """All that an attack's images depend on, beside the model, as JSON says it."""
     settings = {field.name: getattr(attack, field.name) for field in fields(attack)}
+    # Named only where there is one: runs without are those of before.
+    if settings.pop('mask') is not None:
+        settings['mask'] = attack.budget.mask
     source = settings.get('source')
     if source is not None:
         settings['source'] = str(source)

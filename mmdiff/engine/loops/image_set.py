@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.registry import DATASETS
+from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -139,3 +140,15 @@ class ImageSet:
             canvas = tuple(map(max, zip(*sizes)))
             count += sum(size != canvas for size in sizes)
         return count
+
+
+def count_on_larger_canvas(images: ImageSet, runner: Runner) -> int:
+    """Count as :meth:`ImageSet.count_on_larger_canvas` does, and say so in the log."""
+    count = images.count_on_larger_canvas(runner.model)
+    if count:
+        runner.logger.warning(
+            f'{count} of {len(images)} images pad to less than their batch: they are '
+            'predicted on a larger canvas than they are attacked on. With '
+            'test_dataloader.batch_size=1 both are the same.'
+        )
+    return count

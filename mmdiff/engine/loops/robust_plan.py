@@ -35,6 +35,7 @@ class Run:
             model draws.
         attack: The attack; ``None``: clean.
         num_images: Number of images.
+        of_row: Whether a row of the report counts it; else it is behind a check.
 
     Example:
         >>> from mmdiff.attacks import PGD
@@ -45,6 +46,7 @@ class Run:
     name: str
     attack: Attack | None
     num_images: int
+    of_row: bool = False
 
     @property
     def weight(self) -> int:
@@ -101,9 +103,10 @@ class RobustPlan:
 
     def __post_init__(self) -> None:
         self.in_order = make_steps(self.attacks, self.num_images)
-        # Small budgets first: what they find is within the larger ones too.
-        self.steps = sorted(self.in_order, key=lambda s: s.entry.budget.radius)
-        self.clean = Run('clean', None, self.num_images)
+        # Small budgets first, and those with a mask: what they find is within the
+        # larger ones, and those without, too.
+        self.steps = sorted(self.in_order, key=_room)
+        self.clean = Run('clean', None, self.num_images, of_row=True)
         self.again = Run('again', None, self.num_checked)
         self.checked = self._choose_checked()
         self.controls = self._plan_controls()
@@ -123,12 +126,15 @@ class RobustPlan:
     def _choose_checked(self) -> Step | None:
         """The attack to compare with controls: one along gradients, if there is one.
 
-        It is the first one of those, at its largest budget.
+        It is the first one of those, at its largest budget, and one without a mask if
+        there is one: a large change of all pixels hides everything.
         """
         steps = [s for s in self.steps if s.entry.role == 'attack' and s.attack.eps]
         if not steps:
             return None
-        first = next((step for step in steps if step.sees_gradients), steps[0])
+        seeing = [step for step in steps if step.sees_gradients]
+        whole = (step for step in seeing if step.attack.mask is None)
+        first = next(whole, (seeing or steps)[0])
         same = [step for step in steps if step.entry.label == first.entry.label]
         return max(same, key=lambda step: step.attack.eps)
 
@@ -142,6 +148,12 @@ class RobustPlan:
         for name, attack in attacks.items():
             runs[name] = Run(f'control {name}', attack, self.num_checked)
         return runs
+
+
+def _room(step: Step) -> tuple[float, bool]:
+    """Sorts steps by how much they may do."""
+    budget = step.entry.budget
+    return budget.radius, not budget.mask
 
 
 def build_attacks(attacks: Sequence[Mapping[str, Any] | Attack]) -> list[Attack]:
@@ -164,12 +176,11 @@ def build_attacks(attacks: Sequence[Mapping[str, Any] | Attack]) -> list[Attack]
 def make_steps(attacks: Sequence[Attack], num_images: int) -> list[Step]:
     """Rows and runs of attacks; rows of the same label and budget get numbers."""
     steps: list[Step] = []
-    labels: list[tuple] = []
+    labels: list[str] = []
     for attack in attacks:
         entry = make_entry(attack)
-        label = entry.label, entry.budget
-        labels.append(label)
-        if (count := labels.count(label)) > 1:  # with other settings
+        labels.append(entry.key)
+        if (count := labels.count(entry.key)) > 1:  # with other settings
             entry.label = f'{entry.label}_{count}'
         steps.append(Step(attack, entry, split_restarts(attack, entry.key, num_images)))
     return steps
@@ -179,7 +190,7 @@ def make_entry(attack: Attack) -> Entry:
     """What the report says of an attack, whatever it finds."""
     settings = attack.threat_model()
     kind = settings.pop('attack')
-    for name in ('eps', 'norm'):
+    for name in ('eps', 'norm', 'mask'):
         del settings[name]
     parts = [kind]
     if settings.get('source') is not None:
@@ -187,19 +198,21 @@ def make_entry(attack: Attack) -> Entry:
     if settings.get('objective'):
         parts.append(objective_name(settings['objective']))
     role: Role = 'control' if isinstance(attack, RandomNoise) else 'attack'
-    return Entry(kind, '_'.join(parts), role, attack.budget, settings)
+    label = '_'.join(parts) + attack.budget.place
+    return Entry(kind, label, role, attack.budget, settings)
 
 
 def split_restarts(attack: Attack, name: str, num_images: int) -> list[Run]:
     """One run for each restart of an attack."""
     count = getattr(attack, 'restarts', 1)
     if count == 1:
-        return [Run(name, attack, num_images)]
+        return [Run(name, attack, num_images, of_row=True)]
     runs = []
     for number in range(count):
         offset = attack.restart_offset + number
         one = replace(attack, restarts=1, restart_offset=offset)
-        runs.append(Run(f'{name} restart {number}', one, num_images))
+        label = f'{name} restart {number}'
+        runs.append(Run(label, one, num_images, of_row=True))
     return runs
 
 
@@ -217,7 +230,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
             another model only ``random_noise``, others ``random_noise`` and ``longer``.
         num_values: Pixel values of an image, for the size of an L2 budget.
     """
-    alike = {'norm': attack.norm, 'quantize': attack.quantize, 'seed': attack.seed}
+    names = ('norm', 'quantize', 'mask', 'seed')
+    alike = {name: getattr(attack, name) for name in names}
     made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
     if getattr(attack, 'source', None) is not None:
         return made  # more steps fit the source, not the victim

@@ -27,23 +27,23 @@ from mmdiff.evaluation.checks import (
 )
 from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.record import RunRecord
-from mmdiff.evaluation.results import PROTOCOLS, Results, RunSanity
+from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
 from mmdiff.registry import LOOPS
 
 from ..gallery import TASKS
 from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
+from .adversarial_sets import sets_of
 from .cached_runs import CachedRuns
-from .image_set import ImageSet, image_names, is_empty
+from .image_set import ImageSet, count_on_larger_canvas, image_names, is_empty
 from .origin import describe_run, name_of
 from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
-from .rows import Outcome, RowFiller
+from .rows import Outcome, RowFiller, chosen_origin
+from .settings import NO_IMAGES, check_settings
 from .trial import try_attacks
-
-NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
 
 
 @LOOPS.register_module()
@@ -87,6 +87,9 @@ class RobustTestLoop(TestLoop):
         leave_out: Leave out attacks that have no meaning for the model, and say so in
             log and report, instead of refusing to run; presets set it.
         indices: Take this number of first images only, of any dataset or wrapper.
+        save_adversarial: Folder in which to write the images of every row as a data
+            set (:class:`~mmdiff.engine.loops.adversarial_sets.AdversarialSets`).
+        save_format: ``'png'`` (8 bits, the default) or ``'npy'`` (exact values).
 
     Raises:
         ValueError: For an unknown protocol, no images, or no metric of the model's
@@ -117,6 +120,8 @@ class RobustTestLoop(TestLoop):
         interval: int = 10,
         leave_out: bool = False,
         indices: int | None = None,
+        save_adversarial: str | None = None,
+        save_format: str | None = None,
     ) -> None:
         try:
             super().__init__(runner, dataloader, evaluator, fp16)
@@ -124,9 +129,7 @@ class RobustTestLoop(TestLoop):
             if is_empty(dataloader):
                 raise ValueError(NO_IMAGES) from None
             raise
-        if is_empty(self.dataloader) or indices == 0:
-            raise ValueError(NO_IMAGES)
-        check_settings(protocol, indices)
+        check_settings(protocol, indices, len(self.dataloader.dataset))
         self.attacks = build_attacks(attacks)
         self.protocol = protocol
         self.skip_fooled = skip_fooled
@@ -137,10 +140,10 @@ class RobustTestLoop(TestLoop):
         self.num_gallery = num_gallery
         self.leave_out = leave_out
         self.indices = indices
-        self._connect(fp16, interval)
-        self.num_checked = self.images.count_whole_batches(sanity_images)
+        self._connect(fp16, interval, sanity_images)
+        self.sets = sets_of(save_adversarial, save_format, self.runs)
 
-    def _connect(self, fp16: bool, interval: int) -> None:
+    def _connect(self, fp16: bool, interval: int, sanity_images: int) -> None:
         """Build what knows the task: oracle, images, scorer, and the runs on them."""
         self.results = Results(self.name, [])
         dataset = self.dataloader.dataset
@@ -148,6 +151,7 @@ class RobustTestLoop(TestLoop):
         self.oracle = oracle_of(self.runner.model, gt_scale)
         kind = scorer_type(self.oracle.task)
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
+        self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
         if not self.evaluator.dataset_meta:  # torch's Subset hides it
             self.evaluator.dataset_meta = metainfo
@@ -166,7 +170,6 @@ class RobustTestLoop(TestLoop):
         self.runner.model.eval()
         batch = pseudo_collate([self.dataloader.dataset[0]])
         self._check(batch)
-        self.runs.open(self.fresh)
         self.plan = RobustPlan(
             self.attacks,
             len(self.images),
@@ -174,6 +177,10 @@ class RobustTestLoop(TestLoop):
             batch['inputs'][0].numel(),
             self.skip_fooled,
         )
+        self.runs.locate()
+        if self.sets is not None:
+            self.sets.open(self.plan, batch, self.name)
+        self.runs.open(self.fresh)
         self._run_plan()
         metrics = {}
         for entry in self.results.entries:
@@ -228,9 +235,11 @@ class RobustTestLoop(TestLoop):
         sanity = self._run_controls()
         sanity.clean_runs_differ = differing
         sanity.probes = self.probes
-        sanity.larger_canvas = self._count_on_larger_canvas()
+        sanity.larger_canvas = count_on_larger_canvas(self.images, self.runner)
         compare_rows(self.results, plan.in_order, self.scorer.score_name)
         self.results.sanity, self.results.complete = sanity, True
+        if self.sets is not None:
+            self.sets.finish(self.results)
         self._write()  # before pictures: nothing that befalls them costs the report
         if self.runs.rank == 0 and self.oracle.task in TASKS:
             shown = shown_images(self.images, self.num_gallery)
@@ -250,7 +259,7 @@ class RobustTestLoop(TestLoop):
             )
         entry.flags += check_clean(entry)
         self.results.image_ids = image_names(self.images)
-        self._add(entry)
+        self._add(entry, self.clean.origin)
 
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
@@ -262,37 +271,31 @@ class RobustTestLoop(TestLoop):
         for run in step.runs:
             before = [self.clean, *inside, *runs]
             runs.append(self.runs.run(run, before, skip))
-        self.outcomes.append(self.rows.fill(step, runs))
+        outcome = self.rows.fill(step, runs)
+        self.outcomes.append(outcome)
         entry.flags += check_step(step, self.results.clean, self.probes)
-        self._add(entry)
+        self._add(entry, outcome.record.origin)
 
     def _within(self, budget: Budget) -> list[Outcome]:
         """Attacks so far that may do no more than the budget allows."""
         outcomes = [o for o in self.outcomes if o.step.entry.role == 'attack']
         return [o for o in outcomes if o.step.entry.budget in budget]
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry, origin: list[str]) -> None:
         self.results.entries.append(entry)
         self.rows.save_tables(self.results, self.out)
         self.runner.logger.info(f'{entry.key}: {entry.metric} {entry.value:.4f}')
         self._write()
+        if self.sets is not None:
+            self.sets.write(entry, origin, self.results)
 
     def _add_worst_case(self, budget: Budget) -> None:
         """Add the worst of no attack and all attacks within one budget."""
         inside = self._within(budget)
         here = [o for o in inside if o.step.entry.budget == budget]
         if sum(len(outcome.runs) for outcome in here) > 1:
-            self._add(self.rows.worst_case(budget, self.clean, inside))
-
-    def _count_on_larger_canvas(self) -> int:
-        count = self.images.count_on_larger_canvas(self.runner.model)
-        if count:
-            self.runner.logger.warning(
-                f'{count} of {len(self.images)} images pad to less than their batch: '
-                'they are predicted on a larger canvas than they are attacked on. With '
-                'test_dataloader.batch_size=1 both are the same.'
-            )
-        return count
+            entry = self.rows.worst_case(budget, self.clean, inside)
+            self._add(entry, chosen_origin(entry, self.clean, inside))
 
     def _run_controls(self) -> RunSanity:
         """Compare one attack with its controls."""
@@ -333,15 +336,3 @@ def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> No
     for entry in results.entries:
         if entry.role == 'worst_case':
             entry.flags += check_members(entry, results.entries)
-
-
-def check_settings(protocol: str, indices: int | None) -> None:
-    """Complain about settings that no run can have.
-
-    Raises:
-        ValueError: For an unknown protocol or a negative number of images.
-    """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
-    if indices is not None and indices < 0:
-        raise ValueError(f'indices={indices} must be a number of first images.')

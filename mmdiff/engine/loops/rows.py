@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +88,7 @@ class RowFiller:
         """Fill a row with what a record is worth, and what it cost."""
         entry.num_images = len(record.predictions)
         entry.metrics = self.metrics(record)
+        entry.metrics_after_rounding = self._after_rounding(entry, record)
         entry.image_score = float(record.score.mean())
         entry.image_scores = record.score.tolist()
         if self.rank == 0:
@@ -105,6 +106,16 @@ class RowFiller:
             queries=record.stats.queries,
             peak_mem=record.peak_mem,
         )
+
+    def _after_rounding(
+        self, entry: Entry, record: RunRecord
+    ) -> dict[str, float] | None:
+        """Metrics on images in whole pixel values; ``None`` if they are not known."""
+        if not record.rounded:
+            return None
+        if record.is_whole:
+            return dict(entry.metrics)
+        return self.metrics(replace(record, predictions=record.rounded))
 
     def save_tables(self, results: Results, out: Path) -> None:
         """Write what intervals are made of beside the report, which says how."""
@@ -213,3 +224,20 @@ def objective_ends(
     if start is None or not count:
         return None
     return start / count, float(np.nansum(losses) / count)
+
+
+def chosen_origin(
+    entry: Entry, clean: RunRecord, inside: Sequence[Outcome]
+) -> list[str]:
+    """Run that each image of a worst case comes from; see ``RunRecord.origin``.
+
+    Args:
+        entry: Row of the worst case.
+        clean: Record of the clean run.
+        inside: Outcomes that it was made of.
+    """
+    records = {'clean': clean}
+    for outcome in inside:
+        names = [run.name for run in outcome.step.runs]
+        records.update(zip(names, outcome.runs))
+    return [records[run].origin[i] for i, run in enumerate(entry.chosen)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from logging import Logger
 
 from mmdiff.attacks import Attack, GradientBlocked, NotApplicable, Oracle
@@ -41,7 +42,9 @@ def try_attacks(
         try:
             one_step = with_settings(attack, steps=1, restarts=1, eot=1)
             with truth_needed(batch['data_samples'][0]), suppress(GradientBlocked):
-                one_step.run(oracle, batch)
+                result = one_step.run(oracle, batch)
+                if not result.stats.images:  # its mask is empty on this image
+                    replace(one_step, mask=None).run(oracle, batch)
         except NotApplicable as error:
             if not leave_out:
                 raise

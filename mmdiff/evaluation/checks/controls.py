@@ -45,7 +45,8 @@ def check_controls(
     }
     scores.update({name: float(run.score.mean()) for name, run in controls.items()})
     sanity = RunSanity(images=images, attack=entry.name, scores=scores)
-    flags = _check_scores(entry.name, scores, images, score_name)
+    masked = entry.budget is not None and bool(entry.budget.mask)
+    flags = _check_scores(entry.name, scores, images, score_name, masked)
     if 'longer' in controls:
         gain = attacked.score[:images] - controls['longer'].score
         net = int((gain > 0.05).sum() - (gain < -0.05).sum())
@@ -63,9 +64,13 @@ def check_controls(
 
 
 def _check_scores(
-    name: str, scores: Mapping[str, float], images: int, score_name: str
+    name: str, scores: Mapping[str, float], images: int, score_name: str, masked: bool
 ) -> list[Flag]:
-    """Compare mean scores with noise, and with a budget that hides everything."""
+    """Compare mean scores with noise, and with a budget that hides everything.
+
+    Inside a mask no budget hides everything: there it must leave no more than the
+    attack itself does.
+    """
     clean, score, tolerance = scores['clean'], scores['attacked'], slack(images)
     flags = []
     noise = scores['random_noise']
@@ -73,9 +78,16 @@ def _check_scores(
     # nothing, beside which no attack can stand out.
     if noise < score - tolerance / 2 and noise < clean - tolerance:
         flags.append(weaker_than_noise(name, score, noise, score_name))
-    if scores.get('large', 0.0) > max(MUCH * clean, 1 / images):
+    large = scores.get('large', 0.0)
+    if masked and large > score + tolerance:
         text = (
-            f'{name} leaves a {score_name} of {scores["large"]:.3f} (clean '
+            f'{name} leaves a {score_name} of {score:.3f}, with a huge budget in the '
+            f'same mask {large:.3f}: its gradients lead nowhere'
+        )
+        flags.append(flag('gradients_lead_nowhere', text))
+    if not masked and large > max(MUCH * clean, 1 / images):
+        text = (
+            f'{name} leaves a {score_name} of {large:.3f} (clean '
             f'{clean:.3f}) at a budget that hides everything: its gradients lead '
             'nowhere'
         )
@@ -98,7 +110,7 @@ def _check_objectives(
     both = np.isfinite(losses).all(0)  # an image left out has none
     white, black = losses[:, both].sum(1) / max(both.sum(), 1)
     sanity.objective, sanity.square_objective = float(white), float(black)
-    start = white if start is None else start / sanity.images
+    start = white if start is None else start / max(both.sum(), 1)
     sanity.objective_start = float(start)
     if black - start > max(BLACK_BOX_SHARE * (white - start), 0):
         text = (

@@ -56,6 +56,9 @@ def _check_work(entry: Entry) -> list[Flag]:
     elif allowed and sanity.images and sanity.changed_share <= CHANGED_SHARE:
         text = f'{name} changed {sanity.changed} of {sanity.images} images only'
         flags.append(flag('few_changed', text))
+    elif allowed and sanity.mask_empty and not (sanity.images or entry.cumulative):
+        text = f'{name} changed no image: its mask has no pixel on any of them'
+        flags.append(flag('few_changed', text))
     start, end = sanity.objective_ends or (0, 1)
     # Means per image. An attack that keeps the best iterate returns at worst the first.
     if allowed and not end > start + 1e-6 * abs(start):

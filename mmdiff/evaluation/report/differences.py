@@ -44,7 +44,7 @@ class Draws:
         difference = self.value - other.value
         if np.isnan(difference):
             return '-'
-        interval = how.interval(self.values - other.values)
+        interval = how.paired_interval(self.values - other.values)
         return f'{difference:+.3f}{spread(interval)}'
 
 

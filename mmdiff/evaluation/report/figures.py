@@ -70,25 +70,28 @@ def draw_curve(models: Sequence[ReportModel], metric: str) -> str:
     """Metric over eps: thick the leading entry, thin each attack, dotted controls."""
     panels: dict[str, list[Line]] = {}
     for model in models:
-        for (norm, look, *_), entries in _lines(model).items():
+        for (norm, mask, look, *_), entries in _lines(model).items():
             points = [(0.0, model.clean.value)]
             points += [(entry.eps or 0.0, entry.value) for entry in entries]
             style = {**LOOKS[look], 'color': model.color, 'marker': '.'}
             label = f'eps ({norm.capitalize()}, pixel values 0 to 255)'
+            if mask:  # beside those without, it would be taken for one of them
+                label += f', mask {mask}'
             panels.setdefault(label, []).append(Line(sorted(points), style))
     return _draw(f'{metric} over eps', metric, panels)
 
 
 def _lines(model: ReportModel) -> dict[tuple, list[Entry]]:
-    """Entries of each line, by norm, look and what tells attacks apart."""
+    """Entries of each line, by norm, mask, look and what tells attacks apart."""
     lines: dict[tuple, list[Entry]] = {}
     for entry in model.entries:
         if entry.eps and entry.role in LOOKS:
-            line = (entry.norm, entry.role, entry.label, entry.steps)
-            lines.setdefault(line, []).append(entry)
+            kind = (entry.norm, entry.budget.mask, entry.role)
+            lines.setdefault((*kind, entry.label, entry.steps), []).append(entry)
     for entry in model.lead.values():
         if entry.eps:
-            lines.setdefault((entry.norm, 'lead'), []).append(entry)
+            line = (entry.norm, entry.budget.mask, 'lead')
+            lines.setdefault(line, []).append(entry)
     return lines
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from mmdiff.attacks import Budget
 
+from ..account import Sanity
+from ..rounding import rounding_notes
 from ..tables import Row, Table, align, broke_table, short_name
 from .differences import differences_table
 from .figures import COSTS, draw_cost, draw_curve
@@ -53,9 +55,9 @@ def build_page(models: Sequence[ReportModel]) -> Page:
     table = align([model.entries for model in models])
     budgets = _budgets(models)
     shared = [b for b in budgets if all(b in model.lead for model in models)]
-    strongest = max(
-        (b for b in shared if b.radius < math.inf), key=_order, default=None
-    )
+    bounded = [b for b in shared if b.radius < math.inf]
+    # One without a mask is the stronger one, whatever its size.
+    strongest = max(bounded, key=lambda b: (not b.mask, b.norm, b.radius), default=None)
     metric = short_name(models[0].clean.metric)
     costs = _costs(models, table)
     differences, refused = differences_table(models, budgets)
@@ -75,8 +77,8 @@ def build_page(models: Sequence[ReportModel]) -> Page:
     )
 
 
-def _order(budget: Budget) -> tuple[str, float]:
-    return budget.norm, budget.radius
+def _order(budget: Budget) -> tuple[str, str, float]:
+    return budget.mask, budget.norm, budget.radius
 
 
 def _budgets(models: Sequence[ReportModel]) -> dict[Budget, str]:
@@ -127,6 +129,7 @@ def _notes(models: Sequence[ReportModel], table: Sequence[Row]) -> Iterator[str]
     for model in models:
         yield from _notes_on_images(model)
         yield from _notes_on_entries(model)
+        yield from _notes_on_masks(model)
     if any(entry.cumulative for model in models for entry in model.entries):
         yield (
             'Rows marked * were run on what is left: images that an attack before them '
@@ -197,6 +200,28 @@ def _notes_on_entries(model: ReportModel) -> Iterator[str]:
         worst = lead.get(entry.budget, entry)
         if entry.role == 'attack' and entry.value < worst.value:
             yield f'{at}: alone it leaves less than the {worst.label} does.'
+    for note in rounding_notes(model.entries, model.clean):
+        yield f'{model.name}, {note}'
+
+
+def _notes_on_masks(model: ReportModel) -> Iterator[str]:
+    """How much of the images masked attacks could change."""
+    widest: dict[str, Sanity] = {}
+    for entry in model.entries:
+        if entry.sanity is not None and entry.budget and entry.budget.mask:
+            known = widest.setdefault(entry.budget.mask, entry.sanity)
+            # Rows of what was left tell of some images only.
+            if _masked_images(entry.sanity) > _masked_images(known):
+                widest[entry.budget.mask] = entry.sanity
+    for mask, sanity in widest.items():
+        note = f'{model.name}: the mask {mask} leaves {sanity.mask_share:.1%} of pixels'
+        if sanity.mask_empty:
+            note += f' and nothing of {sanity.mask_empty} images, which stay clean'
+        yield f'{note}.'
+
+
+def _masked_images(sanity: Sanity) -> int:
+    return sanity.images + sanity.mask_empty
 
 
 def _differences(models: Sequence[ReportModel]) -> Iterator[str]:

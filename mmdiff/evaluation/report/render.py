@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..entry import Entry
+from ..rounding import rounded_mark
 from ..tables import markdown, page_table, share, spread
 from .page import Page
 from .read import ReportModel
@@ -20,6 +21,7 @@ COLUMNS = (
     'label',
     'norm',
     'eps',
+    'mask',
     'steps',
     'restarts',
     'eot',
@@ -34,6 +36,7 @@ COLUMNS = (
     'kept_high',
     'image_score',
     'worst_restart',
+    'after_rounding',
     'cumulative',
     'upper_bound',
     'seconds',
@@ -57,6 +60,7 @@ def render(page: Page) -> str:
     )
     environment.filters['share'] = share
     environment.filters['spread'] = spread
+    environment.filters['rounded_mark'] = rounded_mark
     return environment.get_template('report.html.j2').render(vars(page))
 
 
@@ -98,6 +102,7 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'label': entry.label,
         'norm': entry.norm,
         'eps': entry.eps,
+        'mask': entry.budget.mask if entry.budget else '',
         'steps': entry.steps,
         'restarts': entry.restarts,
         'eot': entry.eot,
@@ -112,6 +117,7 @@ def _csv_row(model: ReportModel, entry: Entry) -> dict[str, Any]:
         'kept_high': entry.kept_interval and entry.kept_interval[1],
         'image_score': entry.image_score,
         'worst_restart': entry.worst_restart,
+        'after_rounding': entry.after_rounding,
         'cumulative': entry.cumulative,
         'upper_bound': entry.upper_bound,
         'seconds': entry.cost.seconds,

@@ -83,6 +83,8 @@ class DiffusionUNet(BaseModule):
         self.noise, self.noise_seed, self.num_noise = noise, noise_seed, num_noise
         self.condition = condition
         self.frozen = frozen
+        # Called in place of the U-Net, as ``cache(self, x, compute)``.
+        self.feature_cache: Callable | None = None
         if not (isinstance(model, dict) and 'source' in model):
             model = {'source': model}
         self._load(model)
@@ -256,6 +258,19 @@ class DiffusionUNet(BaseModule):
         Raises:
             ValueError: If H or W do not divide by the total stride.
         """
+        cache = self.feature_cache
+        differentiated = torch.is_grad_enabled() and x.requires_grad
+        if cache is None or differentiated or not self.gives_constant_features:
+            return self._compute(x)
+        return cache(self, x, self._compute)
+
+    @property
+    def gives_constant_features(self) -> bool:
+        """Whether the features of an image are the same in every pass."""
+        return self.frozen and self.noise != 'fresh'
+
+    def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Run the U-Net."""
         cond = None
         if self.condition is not None:
             cond = torch.full((len(x),), self.condition, device=x.device)

@@ -19,6 +19,13 @@ def test_another_setting_of_an_attack_is_another_run():
     assert describe(PGD(eps=4)) == describe(PGD(eps=4))
 
 
+def test_another_mask_is_another_run_and_none_is_as_before():
+    masks = 'boxes', dict(type='boxes', grow=1), 'background', (0, 0, 1, 0.5)
+    named = [describe(PGD(eps=4, mask=mask)) for mask in masks]
+    assert len({digest_json(each) for each in named}) == 4
+    assert 'mask' not in describe(PGD(eps=4))
+
+
 def test_another_source_of_a_transfer_is_another_run(tmp_path):
     config, weights = tmp_path / 'source.py', tmp_path / 'source.pth'
 

@@ -113,6 +113,25 @@ def test_a_classifier_is_tested_as_a_detector_is(runner, tmp_path):
     assert 'accuracy over the budget' in html
 
 
+def test_saved_images_of_a_classifier_are_read_by_mmpretrain(runner, tmp_path):
+    cfg, model = runner.cfg, runner.model
+    cfg.test_cfg.update(save_adversarial=str(tmp_path / 'sets'), sanity_images=2)
+    cfg.test_cfg.attacks = [dict(type='mmdiff.PGD', eps=24, steps=5)]
+    runner._test_loop = dict(cfg.test_cfg)
+    metrics = runner.test()
+    folder = tmp_path / 'sets' / 'pgd_total_eps24'
+    about = json.loads((folder / 'budget.json').read_text())
+    assert about['on_disk']['linf_max'] == 24 and about['num_images'] == 6
+    text = (folder / 'README.md').read_text().split('```python\ndataset = ')[1]
+    cfg.test_dataloader.dataset = eval(text.split('```')[0])  # noqa: S307 (ours)
+    cfg.test_cfg, cfg.experiment_name = dict(), f'{tmp_path.name}-again'
+    again = Runner.from_cfg(cfg)
+    again.model.load_state_dict(model.state_dict())
+    value = again.test()['accuracy/top1']
+    assert value / 100 == about['metric_of_files']
+    assert value < metrics['clean/accuracy/top1']
+
+
 def test_a_classifier_without_an_accuracy_is_refused(runner):
     runner._test_evaluator = dict(type='ConfusionMatrix')
     runner._test_loop = dict(runner.cfg.test_cfg)

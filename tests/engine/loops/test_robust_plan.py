@@ -34,6 +34,13 @@ def test_a_list_of_budgets_is_one_attack_each():
         (DAG(), 'dag_targets', 'attack'),
         (RandomNoise(eps=8), 'random_noise_eps8', 'control'),
         (MIM(eps=4, source='a.py,b.pth'), 'transfer_mim_total_eps4', 'attack'),
+        (PGD(eps=4, mask='boxes'), 'pgd_total_boxes_eps4', 'attack'),
+        (DAG(mask='background'), 'dag_targets_background', 'attack'),
+        (
+            RandomNoise(4, mask=(0, 0, 1, 0.5)),
+            'random_noise_rectangle_0_0_1_0.5_eps4',
+            'control',
+        ),
     ],
 )
 def test_rows_are_called_by_attack_objective_and_budget(attack, key, role):
@@ -45,7 +52,7 @@ def test_rows_are_called_by_attack_objective_and_budget(attack, key, role):
 def test_rows_name_all_settings_of_the_attack():
     entry = make_entry(PGD(eps=4, steps=7, eot=2))
     assert entry.steps == 7 and entry.eot == 2 and entry.settings['seed'] == 0
-    assert not {'eps', 'norm', 'attack'} & set(entry.settings)
+    assert not {'eps', 'norm', 'mask', 'attack'} & set(entry.settings)
 
 
 def test_rows_of_one_label_and_budget_are_numbered():
@@ -69,6 +76,19 @@ def test_small_budgets_come_first_and_the_report_keeps_the_order_given():
     assert [step.entry.eps for step in plan.steps] == [2, 8, 8, None]
     assert [step.entry.eps for step in plan.in_order] == [8, None, 2, 8]
     assert [plan.ends_budget(step) for step in plan.steps] == [True, False, True, True]
+
+
+def test_masked_attacks_come_before_those_without_that_count_them():
+    plan = plan_of(PGD(eps=8), PGD(eps=8, mask='boxes'), PGD(eps=2, mask='boxes'))
+    budgets = [str(step.entry.budget) for step in plan.steps]
+    assert budgets == ['Linf 2, mask boxes', 'Linf 8, mask boxes', 'Linf 8']
+    assert all(plan.ends_budget(step) for step in plan.steps)
+
+
+def test_controls_have_the_mask_of_their_attack():
+    for attack in (PGD(eps=4, mask='boxes'), DAG(eps=4, mask='boxes')):
+        made = controls(attack, 2500).values()
+        assert {str(control.mask) for control in made} == {'boxes'}
 
 
 def test_budgets_of_two_norms_end_by_themselves():
@@ -101,6 +121,8 @@ def test_runs_are_clean_again_attacks_and_controls_in_order():
         ((RandomNoise(eps=8), DAG(eps=4)), 'dag_targets_eps4'),
         ((RandomNoise(eps=8), DAG()), None),  # without a budget nothing compares
         ((PGD(eps=0),), None),
+        ((PGD(eps=8, mask='boxes'), APGD(eps=4), APGD(eps=2)), 'apgd_total_eps4'),
+        ((PGD(eps=8, mask='boxes'), DAG(eps=4)), 'pgd_total_boxes_eps8'),
         ((), None),
     ],
 )

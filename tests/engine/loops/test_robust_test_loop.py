@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+import shutil
 from multiprocessing.dummy import Pool as ThreadPool
 from pathlib import Path
 
@@ -100,9 +102,14 @@ def make_runner(
     return Runner.from_cfg(Config(cfg))
 
 
+TRAINED = []  # once for all modules that use it
+
+
 @pytest.fixture(scope='session')
 def weights(toy_root, tmp_path_factory):
     """Of a detector that finds everything on the four images, after seconds."""
+    if TRAINED:
+        return TRAINED[0]
     runner = make_runner(toy_root, tmp_path_factory.mktemp('train'), dict())
     model, dataset = runner.model, runner.test_dataloader.dataset
     torch.manual_seed(0)
@@ -120,6 +127,7 @@ def weights(toy_root, tmp_path_factory):
         optimizer.step()
     path = Path(runner.work_dir) / 'detector.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
+    TRAINED.append(path)
     return path
 
 
@@ -573,6 +581,67 @@ def test_what_a_small_budget_finds_a_larger_one_has_too(robust):
         assert pgd['image_score'] < entries['clean']['image_score']
         assert entries['worst_case_eps32']['metrics'] == small['metrics']
         assert skip or entries['idle_total_eps32']['image_score'] > small['image_score']
+
+
+def test_a_masked_attack_counts_without_the_mask_and_not_the_reverse(robust):
+    """Attacks without a mask do nothing, nor do those on the background."""
+    attacks = [
+        dict(type='mmdiff.Idle', eps=24),
+        dict(type='mmdiff.Idle', eps=24, objective='cls'),
+        dict(type='mmdiff.Idle', eps=24, mask='background'),
+        dict(type='mmdiff.Idle', eps=24, objective='cls', mask='background'),
+        dict(type='mmdiff.PGD', eps=24, steps=3, mask='boxes'),
+    ]
+    runner = robust(attacks)
+    entries = {entry['key']: entry for entry in run(runner)['results']}
+    order = ['clean', 'idle_total_background_eps24', 'idle_cls_background_eps24']
+    order += ['worst_case_background_eps24', 'pgd_total_boxes_eps24']
+    order += ['idle_total_eps24', 'idle_cls_eps24', 'worst_case_eps24']
+    assert list(entries) == order
+    masked, whole = entries['pgd_total_boxes_eps24'], entries['worst_case_eps24']
+    assert masked['mask'] == 'boxes' and 'mask' not in whole
+    assert masked['image_score'] < entries['idle_total_eps24']['image_score']
+    assert whole['metrics'] == masked['metrics']
+    background = entries['worst_case_background_eps24']
+    assert background['mask'] == 'background'
+    assert main_metric(background['metrics']) > main_metric(whole['metrics'])
+    # Whoever reads the file is told, in every form.
+    (model,) = read_reports([runner.test_loop.out])
+    page = build_page([model])
+    assert list(page.budgets.values()) == [
+        'Linf 24',
+        'Linf 24, mask background',
+        'Linf 24, mask boxes',
+    ]
+    assert str(page.strongest) == 'Linf 24'
+    masks = [note for note in page.notes if 'the mask ' in note]
+    assert len(masks) == 2 and 'the mask boxes leaves ' in masks[1]
+    assert 'Linf 24, mask boxes' in results_table(model.results).to_markdown()
+
+
+def test_a_healthy_attack_in_a_mask_raises_no_flag(robust, toy_root, tmp_path):
+    """The first image shows no object: no pixel of it may change, and none does."""
+    root = tmp_path / 'data'
+    shutil.copytree(toy_root, root)
+    names = (root / 'ImageSets/Main/val.txt').read_text().split()
+    xml = root / f'Annotations/{names[0]}.xml'
+    objects = re.compile('<object>.*</object>', re.DOTALL)
+    xml.write_text(objects.sub('', xml.read_text()))
+    attack = dict(type='mmdiff.PGD', eps=24, steps=16, mask='boxes')
+    runner = robust([attack], data=dict(data_root=str(root)), num_gallery=1)
+    report = run(runner)
+    assert report['reasons'] == []
+    clean, masked = report['results']
+    sanity = masked['sanity']
+    assert (sanity['images'], sanity['changed'], sanity['mask_empty']) == (3, 3, 1)
+    assert 0.1 < sanity['mask_share'] < 0.5
+    assert main_metric(masked['metrics']) < 0.7 * main_metric(clean['metrics'])
+    assert masked['image_scores'][0] == clean['image_scores'][0]
+    assert report['sanity']['attack'] == 'pgd_total_boxes at eps=24'
+    assert report['gallery'][0]['attack'] == 'pgd_total_boxes'
+    (model,) = read_reports([runner.test_loop.out])
+    notes = ' '.join(build_page([model]).notes)
+    assert '% of pixels and nothing of 1 images, which stay clean.' in notes
 
 
 def test_the_checks_see_the_attack_in_full_when_the_fooled_are_skipped(robust):

@@ -1,0 +1,26 @@
+"""Settings of a robust test that are checked before anything is built."""
+
+from __future__ import annotations
+
+from mmdiff.evaluation.results import PROTOCOLS
+
+NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
+
+
+def check_settings(protocol: str, indices: int | None, num_images: int) -> None:
+    """Complain about settings that no run can have.
+
+    Args:
+        protocol: Name of the protocol.
+        indices: Number of the first images to take; ``None`` is all.
+        num_images: Images of the test set.
+
+    Raises:
+        ValueError: For an unknown protocol, no images or a negative number of them.
+    """
+    if num_images == 0 or indices == 0:
+        raise ValueError(NO_IMAGES)
+    if protocol not in PROTOCOLS:
+        raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
+    if indices is not None and indices < 0:
+        raise ValueError(f'indices={indices} must be a number of first images.')
