@@ -66,7 +66,7 @@ def codes(flags):
         (
             'not_as_reported',
             make_entry(sanity={'asked_again': 8, 'misreported': 1}),
-            'hands on (1 of 8)',
+            r'hands on \(1 of 8\)',
         ),
         (
             'left_pixel_range',

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 
 from mmdiff.attacks.oracle import Region
+from mmdiff.evaluation.results import Results
 from mmdiff.utils.files import whole_file, write_json
 
 HEADER = '| case | detector | clean | attacked | flags | named |\n'
@@ -63,6 +64,29 @@ may follow predictions.
 def run_case(case: Case, folder: Path, num_images: int) -> dict:
     """Test a case; return the flags of its attack and what they are based on."""
     start = time.perf_counter()
+    results = run_test(case, folder, num_images)
+    attacked = next(entry for entry in results.entries if entry.role == 'attack')
+    return {
+        'case': case.name,
+        'detector': case.detector,
+        'healthy': case.healthy,
+        'expected': list(case.expected),
+        'flags': sorted({f.code for entry in results.entries for f in entry.flags}),
+        'texts': results.reasons,
+        'clean': results.clean.value,
+        'attacked': attacked.value,
+        'sanity': results.sanity.to_json(),
+        'objective': attacked.sanity.objective_ends,
+        'losses': attacked.sanity.losses,
+        'attack': asdict(attacked.sanity),
+        'eps': attacked.eps,
+        'norm': attacked.norm,
+        'seconds': round(time.perf_counter() - start, 1),
+    }
+
+
+def run_test(case: Case, folder: Path, num_images: int) -> Results:
+    """Plant the defect of a case, and attack."""
     model = trained(case.detector, folder)
     # Attacks are kept there: a change of checks or probes does not run them again.
     work_dir = folder / f'runs-{num_images}' / digest(case)
@@ -85,26 +109,7 @@ def run_case(case: Case, folder: Path, num_images: int) -> dict:
         loop.oracle.region_of = lambda sample, shape: Region(0, 0, *shape)
     with torch.random.fork_rng():
         runner.test()
-    results = loop.results
-    attacked = next(entry for entry in results.entries if entry.role == 'attack')
-    row = {
-        'case': case.name,
-        'detector': case.detector,
-        'healthy': case.healthy,
-        'expected': list(case.expected),
-        'flags': sorted({f.code for entry in results.entries for f in entry.flags}),
-        'texts': results.reasons,
-        'clean': results.clean.value,
-        'attacked': attacked.value,
-        'sanity': results.sanity.to_json(),
-        'objective': attacked.sanity.objective_ends,
-        'losses': attacked.sanity.losses,
-        'attack': asdict(attacked.sanity),
-        'eps': attacked.eps,
-        'norm': attacked.norm,
-        'seconds': round(time.perf_counter() - start, 1),
-    }
-    return row
+    return loop.results
 
 
 def digest(case: Case) -> str:

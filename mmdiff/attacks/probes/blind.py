@@ -5,12 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mmdiff.utils.modules import seed_all, training_flags
-
 from ..iterative_attack import IterativeAttack
 from ..oracle import ImageGroup, Oracle
 from .findings import ModelProbe
-from .tensors import flat
+from .flags import ask_features
 
 
 def probe_blind_pixels(
@@ -55,22 +53,17 @@ def probe_blind_pixels(
 def _gradient(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor:
     """Gradient of a random sum of all features."""
     x = x.detach().requires_grad_()
+    features = _features(oracle, image, x)
+    if not features.requires_grad:
+        return torch.zeros_like(x)
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randn(len(features), generator=generator).to(features)
     with torch.enable_grad():
-        features = _features(oracle, image, x)
-        if not features.requires_grad:
-            return torch.zeros_like(x)
-        generator = torch.Generator().manual_seed(0)
-        signs = torch.randn(len(features), generator=generator).to(features)
         (grad,) = torch.autograd.grad((features * signs).sum(), x)
     return grad
 
 
 def _features(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor:
     """All features in one vector, as an attack asks for them."""
-    seed_all(0)
-    grad = x.requires_grad
-    with torch.set_grad_enabled(grad), training_flags(oracle.model, oracle.training):
-        batch = oracle.preprocess([x], image.samples, image.frames)
-        features = flat(oracle.model.extract_feat(batch['inputs']))
-    oracle.reset()
+    features, _ = ask_features(oracle, image, x, oracle.training)
     return torch.cat([feature.flatten().float() for feature in features])

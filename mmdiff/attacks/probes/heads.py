@@ -9,10 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from .parts import HEAD
-from .tensors import flat, relative_gap
+from .tensors import flat, widest_gap
 
-# Relative difference that is rounding.
-ROUNDING = 1e-5
+# Features and scores that went through each head, by its name.
+Calls = dict[str, tuple[list[Tensor], list[Tensor]]]
 
 
 class Heads:
@@ -24,7 +24,7 @@ class Heads:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._calls: dict[str, tuple[list[Tensor], list[Tensor]]] = {}
+        self._calls: Calls = {}
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -36,7 +36,7 @@ class Heads:
                     stack.callback(handle.remove)
             yield
 
-    def take(self) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
+    def take(self) -> Calls:
         """Features and scores of the first calls since the last time, by head."""
         calls, self._calls = self._calls, {}
         return calls
@@ -52,27 +52,18 @@ class Heads:
         return noting
 
 
-def head_gap(first: dict[str, tuple], second: dict[str, tuple]) -> float:
+def head_gap(in_test: Calls, in_loss: Calls) -> float:
     """Largest relative difference of scores where features are the same.
 
     Heads on boxes are given others in a test than for the loss, and are not compared.
 
     Args:
-        first: What :meth:`Heads.take` gave.
-        second: The same of another way to ask.
+        in_test: What :meth:`Heads.take` gave after a test.
+        in_loss: The same after a loss.
     """
     gaps = [0.0]
-    for name in first.keys() & second.keys():
-        (features, scores), (others, their_scores) = first[name], second[name]
-        if not features or _gap(features, others) != 0:
-            continue
-        gaps.append(_gap(scores, their_scores) or 0.0)
+    for name in in_test.keys() & in_loss.keys():
+        (features, scores), (same, scores_in_loss) = in_test[name], in_loss[name]
+        if widest_gap(features, same) == 0:
+            gaps.append(widest_gap(scores, scores_in_loss) or 0.0)
     return max(gaps)
-
-
-def _gap(first: list[Tensor], second: list[Tensor]) -> float | None:
-    """Largest relative difference; ``None`` if the tensors are not of one kind."""
-    if [x.shape for x in first] != [x.shape for x in second]:
-        return None
-    gap = max((relative_gap(*pair) for pair in zip(first, second)), default=0.0)
-    return gap if gap > ROUNDING else 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from .findings import ModelProbe
 from .flags import evaluating
 from .tensors import relative_gap
 
-# Relative difference of predictions that is rounding.
+# Relative difference of predictions that is rounding: other algorithms of a GPU may
+# sum otherwise in two passes.
 ROUNDING = 1e-3
 
 
@@ -32,34 +33,37 @@ def probe_predictions(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
         batch: A batch of a few images, as the dataloader gives it.
         probe: Takes the findings.
     """
-    with oracle.attacked(), evaluating(oracle.model), torch.no_grad():
+    with oracle.attacked(), evaluating(oracle.tested), torch.no_grad():
         for x, sample in zip(batch['inputs'], batch['data_samples']):
-            _ask(oracle.model, x, sample, probe)
-    probe.passes += 5 * len(batch['data_samples'])
+            _ask(oracle.tested, x, sample, probe)
 
 
 def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
-    plain, again = _predict(model, x, sample), _predict(model, x, sample)
+    """Ask about one image: thrice if all is well, and then what the matter is."""
+
+    def predict(*changes: Callable[[Any], None], x: Tensor = x) -> list[Tensor]:
+        probe.passes += 1
+        return _predict(model, x, sample, changes)
+
+    plain = predict()
     if not plain:
         return
-    turned = (255 - x).flip(-1)
-    elsewhere = _predict(model, turned, sample)
-    probe.stuck += int(_equal(plain, elsewhere))
-    if _apart(plain, again):  # all other differences are of that
+    turned = predict(x=(255 - x).flip(-1))
+    probe.stuck += int(_equal(plain, turned))
+    if not _apart(plain, predict(_other_truth, _other_name)):
         return
-    probe.truth_read += int(_apart(plain, _predict(model, x, sample, _other_truth)))
-    probe.name_read += int(_apart(plain, _predict(model, x, sample, _other_name)))
+    if _apart(plain, predict()):  # all other differences are of that
+        return
+    probe.truth_read += int(_apart(plain, predict(_other_truth)))
+    probe.name_read += int(_apart(plain, predict(_other_name)))
 
 
 def _predict(
-    model: nn.Module,
-    x: Tensor,
-    sample: Any,
-    change: Callable[[Any], None] | None = None,
+    model: nn.Module, x: Tensor, sample: Any, changes: Sequence[Callable[[Any], None]]
 ) -> list[Tensor]:
     """What a test reports of an image; empty if that is nothing that is known."""
     sample = sample.clone()
-    if change is not None:
+    for change in changes:
         change(sample)
     seed_all(0)
     (output,) = model.test_step({'inputs': [x.clone()], 'data_samples': [sample]})

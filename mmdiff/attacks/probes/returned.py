@@ -24,6 +24,15 @@ SAME = 1e-3
 ROUNDED = 0.2
 
 
+def attack_and_look(
+    attack: Attack, oracle: Oracle, batch: dict, skip: Sequence[bool]
+) -> AttackResult:
+    """Attack a batch (:meth:`Attack.run`), and look at what the attack hands on."""
+    result = attack.run(oracle, batch, skip)
+    look_at_returned(oracle, attack, batch, result)
+    return result
+
+
 def look_at_returned(
     oracle: Oracle, attack: Attack, batch: dict, result: AttackResult
 ) -> None:

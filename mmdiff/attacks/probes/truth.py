@@ -129,17 +129,23 @@ class _Moves:
         for k in range(min(OBJECTS, len(objects))):
             moved = self._loss(partial(self._move, k=k))
             self.probe.objects_ignored += int(torch.equal(moved, before))
-        fit, fit_classes = {}, {}
+        fit: dict[str, float] = {}
+        fit_classes: dict[str, float] = {}
         if len(objects):
-            for name, factors in self._scales().items():
-                there, elsewhere = (
-                    self._loss(partial(self._scale, factors=factors, elsewhere=flag))
-                    for flag in (False, True)
-                )
-                fit[name] = _ratio(min(before.item(), elsewhere.item()), there.item())
+            fit = {k: self._fit(before, v) for k, v in self._scales().items()}
             fit_classes = self._fit_classes()
         self.probe.passes += self.stats.queries
         return fit, fit_classes
+
+    def _fit(self, before: Tensor, factors: tuple[float, float]) -> float:
+        """How another scale fits, compared with the truth and with boxes elsewhere."""
+        change = partial(self._scale, factors=factors)
+        there = self._loss(partial(change, elsewhere=False)).item()
+        fit = _ratio(before.item(), there)
+        if fit > 1:  # it may be high for no reason but the size of the boxes
+            elsewhere = self._loss(partial(change, elsewhere=True)).item()
+            fit = min(fit, _ratio(elsewhere, there))
+        return fit
 
     def _fit_classes(self) -> dict[str, float]:
         """How other classes fit, by what says so most plainly: losses of classes."""
@@ -170,7 +176,12 @@ class _Moves:
         change(sample.gt_instances)
         group = replace(self.image, samples=[sample])
         question = self.oracle.ask(
-            group, self.stats, lambda *choice: mix_seed(0, *choice), objective
+            group,
+            self.stats,
+            lambda *choice: mix_seed(0, *choice),
+            objective,
+            # Those of the image, which stays: fixed ones are no others, at more passes.
+            proposals='moving',
         )
         seed_all(0)
         loss = question.losses(group.pixels, 0, 0)

@@ -12,7 +12,6 @@ from mmengine.logging import MMLogger
 from mmdiff.attacks import IterativeAttack, NotApplicable, Oracle
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import (
-    ModelProbe,
     Probes,
     probe_blind_pixels,
     probe_model,
@@ -27,7 +26,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns
 from .robust_plan import Step
 
-VERSION = 6  # of the questions
+VERSION = 7  # of the questions
 NUM_IMAGES = 3
 
 
@@ -81,7 +80,7 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
         batch: A batch of a few images, as the dataloader gives it.
         attacks: One attack for each objective and budget.
     """
-    model: ModelProbe = probe_model(oracle, batch)
+    model = probe_model(oracle, batch)
     probe_predictions(oracle, batch, model)
     probe_truth(oracle, batch, model)
     if attacks:

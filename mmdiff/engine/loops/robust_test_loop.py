@@ -323,9 +323,10 @@ def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
     flags = check_entry(step.entry, clean)
     if not (step.sees_gradients and step.attack.eps):
         return flags
-    flags += [] if flags else check_search(step.entry)
-    rise = [] if flags else check_rise(step.entry, probes)
-    return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
+    # What follows from a flag is no second one.
+    flags = flags or check_search(step.entry)
+    flags = flags or check_rise(step.entry, probes)
+    return [*check_probes(probes, objective_name(step.attack.objective)), *flags]
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:

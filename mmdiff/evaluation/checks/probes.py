@@ -197,7 +197,7 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
         return []
     cut = {part: c for part, c in probe.parts.items() if c < AGREEMENT}
     jagged = {part: c for part, c in probe.smoothness.items() if c < STEADY}
-    gains = [abs(gain) for part, gain in probe.gains.items()]
+    gains = [abs(gain) for gain in probe.gains.values()]
     if jagged:
         text = (
             'features are jagged: small changes of the image and smaller ones disagree '

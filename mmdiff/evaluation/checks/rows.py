@@ -12,7 +12,7 @@ from .codes import flag, slack, weaker_than_noise
 # tenth of all gradients it hides.
 ZERO_SHARE = 0.1
 # Share of the budget that gradients fill at the least, of any image: they fill all of
-# it in Linf, and in L2 what the range of pixels leaves.
+# it, or what the range of pixels leaves, which is half of 0..255 at the least.
 USED_SHARE = 0.5
 # Share of images whose objective may be another than the one reported: targets that are
 # assigned by predictions may jump by rounding.
@@ -104,18 +104,25 @@ def check_search(entry: Entry) -> list[Flag]:
     Args:
         entry: Row of an attack along gradients, with its ``sanity``.
     """
-    sanity, flags = entry.sanity, []
+    sanity, eps, flags = entry.sanity, entry.eps, []
     size = sanity.max_delta if entry.norm == 'linf' else sanity.max_l2
-    if entry.eps and sanity.images and size < USED_SHARE * entry.eps:
-        text = f'{entry.name} used {size:.3g} of its budget at most'
+    # The few pixels of a mask may have no room for an L2 norm.
+    has_room = entry.norm == 'linf' or not (entry.budget and entry.budget.mask)
+    if eps and sanity.images and has_room and size < USED_SHARE * eps:
+        text = (
+            f'{entry.name} changed no image by more than {size:.3g}, less than half of '
+            'its budget'
+        )
         flags.append(flag('budget_unused', text))
     step, steps = entry.settings.get('step_size'), entry.settings.get('steps', 1)
-    if entry.eps and step and steps > 1 and step > 2 * entry.eps:
+    # A budget is twice its radius wide.
+    if eps and step and steps > 1 and step > 2 * eps:
         text = (
             f'{entry.name} is not converged: each step of {step:g} crosses the whole '
             'budget, so that iterates jump between its corners'
         )
         flags.append(flag('not_converged', text))
+    # A search hands on the best of its iterates, or the last.
     if sanity.losses and sanity.images and sanity.objective_ends:
         last = sanity.losses[max(sanity.losses)] / sanity.images
         end = sanity.objective_ends[1]

@@ -100,7 +100,6 @@ def harmless_changes() -> list[Case]:
 def broken_gradients() -> list[Case]:
     """Gradients that are missing, wrong or hidden."""
     wrong, hidden = ('gradient_wrong',), ('objective_jagged', 'gradient_wrong')
-    flat = ('objective_not_raised', 'objects_ignored')
     blind = ('blocked', 'zero_gradients', *hidden)
     made = [
         ('level 0 detached', models.level_detached, wrong),
@@ -119,16 +118,19 @@ def broken_gradients() -> list[Case]:
         ('features rounded', models.features_rounded, blind),
         ('JPEG', models.jpeg, blind),
         ('shattered', models.shattered, hidden),
-        ('flat loss', models.loss_flat, blind),
-        ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
         ('blurred, straight through', more_models.blurred_straight_through, wrong),
         ('rounded, straight through', more_models.rounded_straight_through, hidden),
-        ('loss with a constant', more_models.loss_with_constant, flat),
         ('pixels clipped', more_models.pixels_clipped, ('zero_gradients',)),
         ('infinite slopes', models.not_a_number, ('nonfinite_gradients',)),
     ]
     cases = [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
-    cases += [
+    return cases + gradients_of_other_detectors() + flat_losses()
+
+
+def gradients_of_other_detectors() -> list[Case]:
+    """Gradients that are cut, of more than FCOS."""
+    wrong = ('gradient_wrong',)
+    return [
         Case(
             'faster-rcnn, level 0 detached', 'faster-rcnn', wrong, models.level_detached
         ),
@@ -140,7 +142,18 @@ def broken_gradients() -> list[Case]:
             APGD,
         ),
     ]
-    return cases
+
+
+def flat_losses() -> list[Case]:
+    """Losses that say nothing, next to nothing, or are lost in rounding."""
+    blind = ('blocked', 'zero_gradients', 'objective_jagged', 'gradient_wrong')
+    lost = ('objective_not_raised', 'objects_ignored')
+    made = [
+        ('flat loss', models.loss_flat, blind),
+        ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
+        ('loss with a constant', more_models.loss_with_constant, lost),
+    ]
+    return [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
 
 
 def other_functions() -> list[Case]:
@@ -230,18 +243,23 @@ def broken_attacks() -> list[Case]:
         )
         for name, codes in made
     ]
+    settings = {
+        'steps of 0.05': {'step_size': 0.05},
+        'steps of 64': {'step_size': 64},
+        'two steps': {'steps': 2},
+    }
     cases += [
-        Case(f'attack: {name}', 'fcos', weak, None, {**PGD, **settings})
-        for name, settings in {
-            'steps of 0.05': {'step_size': 0.05},
-            'steps of 64': {'step_size': 64},
-            'two steps': {'steps': 2},
-        }.items()
+        Case(f'attack: {name}', 'fcos', weak, None, {**PGD, **changed})
+        for name, changed in settings.items()
     ]
+    return cases + attacks_on_padding()
+
+
+def attacks_on_padding() -> list[Case]:
+    """Attacks that change what the pipeline padded."""
     padding = ('attacked_padding',)
     on_padding = {**PGD, 'type': 'mmdiff.OnPadding'}
     return [
-        *cases,
         Case('attack: OnPadding', 'fcos', padding, None, on_padding, padded=True),
         Case('padding as image', 'fcos', padding, padded=True, all_is_image=True),
     ]

@@ -56,14 +56,17 @@ def _text(choose: Callable, values: list[float]) -> str:
     return f'{choose(values):.3g}' if values else 'none'
 
 
+def _of_model(row: dict) -> dict:
+    return row['sanity']['probes']['model']
+
+
+def _of_attack(row: dict) -> dict:
+    return row['attack']
+
+
 def _model(*names: str) -> Callable[[dict], float | None]:
     """The largest of some gaps of the model."""
-
-    def read(row: dict) -> float | None:
-        model = row['sanity']['probes']['model']
-        return max((model[name] or 0.0 for name in names), default=None)
-
-    return read
+    return lambda row: max(_of_model(row)[name] or 0.0 for name in names)
 
 
 def _objective(row: dict) -> dict:
@@ -90,22 +93,20 @@ def _uneven(row: dict) -> float | None:
 
 def _whole(row: dict) -> float | None:
     """Of those that are judged by it."""
-    found = _objective(row)
-    return None if found.get('refines') else found.get('best_agreement')
+    probe = _objective(row)
+    return None if probe.get('refines') else probe.get('best_agreement')
 
 
 def _share(part: str, of: str, where: Callable[[dict], dict]) -> Callable:
     def read(row: dict) -> float | None:
-        found = where(row)
-        return found[part] / found[of] if found.get(of) else None
+        counts = where(row)
+        return counts[part] / counts[of] if counts.get(of) else None
 
     return read
 
 
 def _fit(name: str) -> Callable[[dict], float | None]:
-    return lambda row: max(
-        row['sanity']['probes']['model'][name].values(), default=None
-    )
+    return lambda row: max(_of_model(row)[name].values(), default=None)
 
 
 def _luck(row: dict) -> float | None:
@@ -113,7 +114,7 @@ def _luck(row: dict) -> float | None:
     losses, luck = row['losses'], _objective(row).get('noise_rise', {}).values()
     if not losses or not row['attack']['images'] or not max(luck, default=0) > 0:
         return None
-    first, last = (losses[step] for step in sorted(losses, key=int)[:: len(losses) - 1])
+    first, last = (losses[step(losses, key=int)] for step in (min, max))
     return (last - first) / row['attack']['images'] / max(luck)
 
 
@@ -130,22 +131,14 @@ def _longer(row: dict) -> float | None:
 
 
 def _black_box(row: dict) -> float | None:
-    found = row['sanity']
-    if found.get('square_objective') is None:
+    ends = row['sanity']
+    if ends.get('square_objective') is None:
         return None
     rises = [
-        found[name] - found['objective_start']
+        ends[name] - ends['objective_start']
         for name in ('square_objective', 'objective')
     ]
     return rises[0] / rises[1] if rises[1] > 0 else math.inf
-
-
-def _of_model(row: dict) -> dict:
-    return row['sanity']['probes']['model']
-
-
-def _of_attack(row: dict) -> dict:
-    return row['attack']
 
 
 MARGINS = (
