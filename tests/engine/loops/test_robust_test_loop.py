@@ -449,7 +449,7 @@ def test_more_images_cost_only_themselves(robust, counted, skip_fooled):
         assert counted.images == 2 * len(attacks)
 
 
-def test_a_state_file_of_another_run_is_refused(robust):
+def test_a_state_file_of_another_run_is_refused(robust, probed):
     run(robust([PGD4]))
     (folder,) = (Path(robust([]).work_dir) / 'robust_state').iterdir()
     (ours,), (theirs,) = (list(folder.glob(name)) for name in ('pgd*', 'again*'))
