@@ -75,4 +75,5 @@ def test_a_change_must_fit_the_image_of_the_file(changed, meta, leaves):
     flags[changed] = True
     meta = {'ori_shape': (16, 24), 'scale_factor': (2.0, 2.0), **meta}
     assert leaves_image(flags, meta) is leaves
-    assert not leaves_image(flags, {})  # nothing is known of the file
+    for known in ({}, {'ori_shape': (16, 24)}):  # too little is known of the file
+        assert not leaves_image(flags, known)

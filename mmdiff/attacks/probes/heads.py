@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+import re
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
-from .parts import HEAD
 from .tensors import flat, widest_gap
 
+# Heads, and stages of a cascade: ``bbox_head``, ``roi_head.bbox_head.2``.
+HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
 # Features and scores that went through each head, by its name.
 Calls = dict[str, tuple[list[Tensor], list[Tensor]]]
+
+
+@contextmanager
+def listening_to_heads(
+    model: nn.Module, hook_of: Callable[[str], Callable]
+) -> Iterator[None]:
+    """Let hooks note what heads do meanwhile.
+
+    Args:
+        model: The model.
+        hook_of: Gives the forward hook of a head, by its name.
+    """
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if HEAD.search(name):
+                handle = module.register_forward_hook(hook_of(name))
+                stack.callback(handle.remove)
+        yield
 
 
 class Heads:
@@ -26,15 +46,9 @@ class Heads:
         self.model = model
         self._calls: Calls = {}
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self) -> AbstractContextManager[None]:
         """Note what goes in and comes out meanwhile."""
-        with ExitStack() as stack:
-            for name, module in self.model.named_modules():
-                if HEAD.search(name):
-                    handle = module.register_forward_hook(self._note(name))
-                    stack.callback(handle.remove)
-            yield
+        return listening_to_heads(self.model, self._note)
 
     def take(self) -> Calls:
         """Features and scores of the first calls since the last time, by head."""

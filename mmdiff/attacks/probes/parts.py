@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,10 +11,9 @@ from torch import Tensor, nn
 
 from mmdiff.utils.modules import replaced
 
+from .heads import listening_to_heads
 from .tensors import flat
 
-# Heads, and stages of a cascade: ``bbox_head``, ``roi_head.bbox_head.2``.
-HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
 # How names of feature maps begin.
 FEATURES = 'feature map'
 
@@ -48,10 +46,7 @@ class Parts:
             if hasattr(self.model, 'extract_feat'):
                 noting = self._note_features(self.model.extract_feat)
                 stack.enter_context(replaced(self.model, 'extract_feat', noting))
-            for name, module in self.model.named_modules():
-                if HEAD.search(name):
-                    handle = module.register_forward_hook(self._note_head(name))
-                    stack.callback(handle.remove)
+            stack.enter_context(listening_to_heads(self.model, self._note_head))
             yield
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, list]]:

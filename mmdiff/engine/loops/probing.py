@@ -78,13 +78,12 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
     Args:
         oracle: Oracle of the model.
         batch: A batch of a few images, as the dataloader gives it.
-        attacks: One attack for each objective and budget.
+        attacks: One attack for each objective and budget, at least one.
     """
     model = probe_model(oracle, batch)
     probe_predictions(oracle, batch, model)
     probe_truth(oracle, batch, model)
-    if attacks:
-        probe_blind_pixels(oracle, batch, attacks[0], model)
+    probe_blind_pixels(oracle, batch, attacks[0], model)
     probes = Probes(model)
     for attack in attacks:
         try:
