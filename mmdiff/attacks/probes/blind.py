@@ -35,11 +35,12 @@ def probe_blind_pixels(
             (x,) = image.pixels
             # A model that clips its input at the ends of the range is not blind.
             x = x.clamp(1, 254)
-            blind = _gradient(oracle, image, x) == 0
-            probe.blind_share += blind.double().mean().item() / count
+            grad = _gradient(oracle, image, x)
             probe.passes += 1
-            if not blind.any():
+            if grad is None or grad.all():
                 continue
+            blind = grad == 0
+            probe.blind_share += blind.double().mean().item() / count
             generator = torch.Generator().manual_seed(attack.seed_of(image_id, 'blind'))
             noise = attack.budget.sample_edge(x, generator)
             ends = [attack.budget.project(x + n, x) for n in (noise * blind, noise)]
@@ -50,12 +51,15 @@ def probe_blind_pixels(
     probe.blind_change = max([probe.blind_change, *changes])
 
 
-def _gradient(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor:
-    """Gradient of a random sum of all features."""
+def _gradient(oracle: Oracle, image: ImageGroup, x: Tensor) -> Tensor | None:
+    """Gradient of a random sum of all features; ``None`` if it is blocked.
+
+    Attacks say themselves where they meet no gradient at all.
+    """
     x = x.detach().requires_grad_()
     features = _features(oracle, image, x)
     if not features.requires_grad:
-        return torch.zeros_like(x)
+        return None
     generator = torch.Generator().manual_seed(0)
     signs = torch.randn(len(features), generator=generator).to(features)
     with torch.enable_grad():
