@@ -1,4 +1,4 @@
-"""A linear head on the project's frozen prior of CIFAR-10; the data as class folders."""
+"""A linear head on the project's frozen prior of CIFAR-10, as class folders."""
 
 _base_ = [
     '../_base_/models/linear-head.py',

@@ -29,6 +29,10 @@ class AttackStats:
         zero_grads: Gradients that were all zero.
         nonfinite_grads: Gradients with NaN or infinity.
         queries: Passes without a gradient, counted per image.
+        padding_changed: Images that changed where they only pad, as a look at the
+            images themselves shows (:mod:`mmdiff.attacks.probes.returned`).
+        asked_again: Images whose objective was asked again.
+        misreported: Those of them whose objective is not the one that was reported.
         losses: Objective before each step and after the last, by step.
     """
 
@@ -44,6 +48,9 @@ class AttackStats:
     zero_grads: int = 0
     nonfinite_grads: int = 0
     queries: int = 0
+    padding_changed: int = 0
+    asked_again: int = 0
+    misreported: int = 0
     losses: dict[int, float] = field(default_factory=dict)
 
     def record_images(
@@ -83,6 +90,9 @@ class AttackStats:
         self.zero_grads += other.zero_grads
         self.nonfinite_grads += other.nonfinite_grads
         self.queries += other.queries
+        self.padding_changed += other.padding_changed
+        self.asked_again += other.asked_again
+        self.misreported += other.misreported
         for step, total in other.losses.items():
             self.record_losses(step, total)
 

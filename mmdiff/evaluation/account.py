@@ -93,6 +93,7 @@ class Sanity:
 
     Args:
         images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
+        padding_changed, asked_again, misreported: See there, too.
         blocked: Images whose gradient could not be had.
         changed, changed_share: Images of which a pixel changed, and their share.
         zero_grads, zero_share: Gradients that were all zero, and their share.
@@ -117,6 +118,9 @@ class Sanity:
     zero_share: float = 0.0
     nonfinite_grads: int = 0
     nonfinite_share: float = 0.0
+    padding_changed: int = 0
+    asked_again: int = 0
+    misreported: int = 0
     mask_empty: int = 0
     mask_share: float = 1.0
     losses: dict[int, float] = field(default_factory=dict)

@@ -13,6 +13,7 @@ from mmdiff.attacks.probes import (
     ModelProbe,
     ObjectiveProbe,
     Probes,
+    probe_blind_pixels,
     probe_model,
     probe_noise,
     probe_objective,
@@ -171,6 +172,41 @@ def test_rounded_pixels_leave_no_gradient_to_believe(detector, batch):
     _, gradient, flags = ask(detector, batch)
     assert gradient.best_agreement == 0
     assert set(flags) & {'gradient_wrong', 'objective_jagged'}
+
+
+def through_pixels(model, change):
+    """Let pixel values go through a function, before they are normalised."""
+    forward = model.data_preprocessor.forward
+
+    def changed(data, training=False):
+        inputs = [change(x) for x in data['inputs']]
+        return forward({**data, 'inputs': inputs}, training)
+
+    model.data_preprocessor.forward = changed
+
+
+@pytest.mark.parametrize(
+    'change, blind',
+    [
+        (lambda x: x, False),
+        (lambda x: x.clamp(0, 255), False),
+        (lambda x: x.clamp(120, 140), True),
+        # Nothing hangs on the values that are left out.
+        (
+            lambda x: x[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2),
+            None,
+        ),
+    ],
+)
+def test_pixels_without_a_gradient_that_matter_are_flagged(
+    detector, batch, change, blind
+):
+    through_pixels(detector, change)
+    probe = ModelProbe(1)
+    probe_blind_pixels(oracle_of(detector), batch, PGD(eps=8), probe)
+    codes = [flag.code for flag in check_probes(Probes(probe), 'total')]
+    assert codes == (['zero_gradients'] if blind else [])
+    assert (probe.blind_share > 0.5) is (blind is not False)
 
 
 def test_a_blocked_gradient_is_counted(detector, batch):

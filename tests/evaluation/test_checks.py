@@ -14,6 +14,7 @@ from mmdiff.evaluation.checks import (
     check_members,
     check_randomness,
     check_rows,
+    check_search,
     count_differing,
     flag,
 )
@@ -58,6 +59,16 @@ def codes(flags):
             'no gradient at all on 10 images',
         ),
         ('left_budget', make_entry(sanity={'max_delta': 9.0}), 'a change of 9'),
+        (
+            'attacked_padding',
+            make_entry(sanity={'padding_changed': 1}),
+            'the padding of 1 images',
+        ),
+        (
+            'not_as_reported',
+            make_entry(sanity={'asked_again': 8, 'misreported': 1}),
+            r'hands on \(1 of 8\)',
+        ),
         (
             'left_pixel_range',
             make_entry(sanity={'pixel_max': 256.0}),
@@ -291,3 +302,25 @@ def test_a_worst_case_needs_one_member_to_be_believed():
     (found,) = check_members(worst, members)
     assert found.text == 'worst_case at eps=8: all its attacks are flagged'
     assert np.isfinite(worst.budget.radius)
+
+
+@pytest.mark.parametrize(
+    'sanity, expected',
+    [
+        ({}, []),
+        ({'max_delta': 3.0}, ['budget_unused']),
+        ({'losses': {0: 10.0, 5: 19.0}}, []),
+        ({'losses': {0: 10.0, 5: 30.0}}, ['not_as_reported']),
+    ],
+)
+def test_a_search_fills_its_budget_and_hands_on_what_it_found(sanity, expected):
+    """Of ten images, whose mean objective ends at 2."""
+    assert codes(check_search(make_entry(sanity=sanity))) == expected
+
+
+@pytest.mark.parametrize(
+    'step_size, steps, expected', [(64, 10, True), (64, 1, False), (16, 10, False)]
+)
+def test_steps_that_cross_the_budget_do_not_converge(step_size, steps, expected):
+    entry = make_entry(settings={'step_size': step_size, 'steps': steps})
+    assert codes(check_search(entry)) == ['not_converged'] * expected

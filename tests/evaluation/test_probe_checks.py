@@ -32,6 +32,16 @@ def gradient_flags(best=0.99, **changes):
         ('other_truth', dict(objects_misplaced=1), {}),
         ('objects_ignored', dict(objects_ignored=4), dict(objects_ignored=2)),
         ('truth_at_other_scale', dict(fit={'2': 3.0}), dict(fit={'2': 1.4})),
+        ('other_truth', dict(fit_classes={'+1': 3.0}), dict(fit_classes={'+1': 1.4})),
+        ('other_under_attack', dict(head_gap=0.01), dict(head_gap=1e-4)),
+        ('reads_truth', dict(truth_read=1), {}),
+        (
+            'zero_gradients',
+            dict(blind_share=0.3, blind_change=0.2),
+            dict(blind_share=0.3),
+        ),
+        ('predictions_stuck', dict(stuck=1), {}),
+        ('predictions_stuck', dict(name_read=1), {}),
     ],
 )
 def test_gaps_that_rounding_and_luck_do_not_explain_are_flagged(code, broken, sound):
@@ -54,10 +64,27 @@ def test_a_loss_may_leave_out_the_gradient_of_its_targets():
 
 
 def test_jumps_are_another_fault_than_a_cut():
-    (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'bbox_head output 0': 0.99})
+    (flag,) = gradient_flags(0.4, steadiness=0.3, parts={'bbox_head output 0': 0.99})
     assert flag.code == 'objective_jagged'
-    assert gradient_flags(0.93, steadiness=0.3) == []
+    assert gradient_flags(0.6, steadiness=0.3) == []
+    smooth, rough = ({'feature map 1': c} for c in (0.98, 0.6))
+    assert gradient_flags(0.99, smoothness=smooth) == []
+    (flag,) = gradient_flags(0.99, smoothness=rough)
+    assert flag.code == 'objective_jagged' and 'feature map 1' in flag.text
     (flag,) = gradient_flags(0.5, steadiness=0.3, parts={'feature map 0': 0.4})
+    assert flag.code == 'gradient_wrong'
+
+
+def test_gradients_of_feature_maps_are_of_one_size():
+    even, uneven = {'feature map 0': 9.9, 'feature map 1': 10.1}, {'a': 1.0, 'b': 100.0}
+    assert gradient_flags(gains=even) == []
+    (flag,) = gradient_flags(gains=uneven)
+    assert flag.code == 'gradient_wrong' and '100 times that of another' in flag.text
+
+
+def test_reference_points_are_stopped_by_design():
+    assert gradient_flags(0.3, refines=True) == []
+    (flag,) = gradient_flags(0.99, refines=True, parts={'feature map 0': 0.3})
     assert flag.code == 'gradient_wrong'
 
 

@@ -3,10 +3,10 @@
 from torch import nn
 
 from .base import Oracle
-from .frame import Frame, ImageGroup
+from .frame import Frame, ImageGroup, Region
 from .question import Question
 
-__all__ = ['Frame', 'ImageGroup', 'Oracle', 'Question', 'oracle_of']
+__all__ = ['Frame', 'ImageGroup', 'Oracle', 'Question', 'Region', 'oracle_of']
 
 
 def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:

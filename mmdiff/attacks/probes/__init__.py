@@ -12,9 +12,13 @@ _EXPORTS = {
     'ModelProbe': 'findings',
     'ObjectiveProbe': 'findings',
     'Probes': 'findings',
+    'attack_and_look': 'returned',
+    'look_at_returned': 'returned',
+    'probe_blind_pixels': 'blind',
     'probe_model': 'flags',
     'probe_noise': 'noise',
     'probe_objective': 'objective',
+    'probe_predictions': 'predictions',
     'probe_truth': 'truth',
 }
 __all__ = list(_EXPORTS)

@@ -22,8 +22,13 @@ class ObjectiveProbe:
             ``None`` if blocked.
         steadiness: The same correlation of the smallest differences with larger ones:
             how smooth the objective is, whatever the gradient says.
+        smoothness: The same of one random sum of each feature map, by name, or of the
+            differences in the middle with the largest ones if that is more.
+        gains: How many times larger than what changes of the image do the gradient of
+            each feature map is, by name; without those that jump.
         parts: The same as ``best_agreement`` of one random sum of each feature map, and
             of each output of every head, by name; without those that jump.
+        refines: Whether the model stops the gradient of reference points by design.
         grad_gap: Largest relative difference of an objective with gradients on and off.
         repeat_gap: Largest relative difference of an objective asked twice.
         noise_rise: By how much the luckiest of a few full noises raises it, mean
@@ -37,7 +42,10 @@ class ObjectiveProbe:
     agreement: dict[str, float] = field(default_factory=dict)
     best_agreement: float | None = None
     steadiness: float = 1.0
+    smoothness: dict[str, float] = field(default_factory=dict)
+    gains: dict[str, float] = field(default_factory=dict)
     parts: dict[str, float] = field(default_factory=dict)
+    refines: bool = False
     grad_gap: float = 0.0
     repeat_gap: float = 0.0
     noise_rise: dict[str, float] = field(default_factory=dict)
@@ -60,13 +68,24 @@ class ModelProbe:
             ``None`` where their shapes differ, as of branches for training.
         test_gap: The same of features that ``test_step`` computes and those that the
             loss is taken on; ``None`` where they cannot be compared.
+        head_gap: The same of what heads make of equal features, in a test and for the
+            loss: of the first of their outputs, which are scores.
+        blind_share: Share of the pixel values on which features have no gradient.
+        blind_change: By how much features change when these values move by the whole
+            budget, relative to the change when all do; of the worst image.
+        truth_read: Images whose predictions change with the truth in their data sample.
+        name_read: Images whose predictions change with the name of the image.
+        stuck: Images whose predictions stay when the image is another one.
         objects: Objects of these images.
         objects_handed: Objects that were handed to the loss.
         objects_misplaced: Handed objects that overlap with no object of the metric's
             truth.
         objects_ignored: Objects that may move without any change of the loss.
         fit: Loss against the truth, relative to the loss against the truth at other
-            scales, by scale as text.
+            scales, by scale as text; or that against boxes at such a scale elsewhere,
+            if it is lower. Of images with objects the middle one.
+        fit_classes: Loss of classes relative to that against other classes, by how far
+            the numbers of all classes are shifted, as text.
         passes: Forward passes, each of one image.
     """
 
@@ -77,11 +96,18 @@ class ModelProbe:
     grad_gap: float = 0.0
     flag_gap: float | None = None
     test_gap: float | None = None
+    head_gap: float = 0.0
+    blind_share: float = 0.0
+    blind_change: float = 0.0
+    truth_read: int = 0
+    name_read: int = 0
+    stuck: int = 0
     objects: int = 0
     objects_handed: int = 0
     objects_misplaced: int = 0
     objects_ignored: int = 0
     fit: dict[str, float] = field(default_factory=dict)
+    fit_classes: dict[str, float] = field(default_factory=dict)
     passes: int = 0
 
 

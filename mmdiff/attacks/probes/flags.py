@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from mmdiff.utils.modules import replaced, seed_all, training_flags
+from mmdiff.utils.seeding import mix_seed
 
+from ..errors import NotApplicable
 from ..oracle import ImageGroup, Oracle
+from ..result import AttackStats
 from .findings import ModelProbe
-from .tensors import flat, relative_gap
-
-# Relative difference of features that is rounding, of another algorithm of cuDNN say.
-ROUNDING = 1e-5
+from .heads import Heads, head_gap
+from .tensors import flat, relative_gap, widest_gap
 
 
 def probe_model(oracle: Oracle, batch: dict) -> ModelProbe:
@@ -58,46 +59,86 @@ class _Comparison:
 
     def run(self) -> None:
         """Ask in all ways; widen the gaps."""
-        probe = self.probe
-        with self.oracle.attacked():
+        probe, heads = self.probe, Heads(self.model)
+        # Listening begins first: an oracle puts models back as it found them.
+        with heads.listening(), self.oracle.attacked():
             tested = self._tested(seed=0)
-            probe.fixed &= _gap(tested, self._tested(seed=1)) in (None, 0.0)
+            in_test = heads.take()
+            probe.fixed &= widest_gap(tested, self._tested(seed=1)) in (None, 0.0)
             plain, inputs = self._asked(training=False, grad=False)
             again, _ = self._asked(training=False, grad=False)
             with_grad, seen = self._asked(training=False, grad=True)
             attacked, _ = self._asked(self.oracle.training, grad=True)
-        probe.passes += 6
-        probe.repeat_gap = max(probe.repeat_gap, _gap(again, plain) or 0.0)
+            heads.take()
+            self._lose()
+            in_loss = heads.take()
+        probe.passes += 7
+        probe.repeat_gap = max(probe.repeat_gap, widest_gap(again, plain) or 0.0)
         if probe.repeat_gap:  # all other gaps are of it
             probe.fixed = False
             return
         probe.input_gap = max(probe.input_gap, relative_gap(seen, inputs))
-        probe.grad_gap = max(probe.grad_gap, _gap(with_grad, plain) or 0.0)
-        probe.flag_gap = _widest(probe.flag_gap, _gap(attacked, with_grad))
+        probe.grad_gap = max(probe.grad_gap, widest_gap(with_grad, plain) or 0.0)
+        probe.flag_gap = _widest(probe.flag_gap, widest_gap(attacked, with_grad))
         if probe.fixed:
-            probe.test_gap = _widest(probe.test_gap, _gap(attacked, tested))
+            probe.test_gap = _widest(probe.test_gap, widest_gap(attacked, tested))
+            probe.head_gap = max(probe.head_gap, head_gap(in_test, in_loss))
 
     def _tested(self, seed: int) -> list[Tensor] | None:
         """First features that a test computes; ``None`` if it asks for none."""
         samples = [sample.clone() for sample in self.raw['data_samples']]
         batch = {'inputs': list(self.raw['inputs']), 'data_samples': samples}
         tested = self.oracle.tested
-        with torch.no_grad(), _evaluating(tested), _noted(self.model) as noted:
+        with torch.no_grad(), evaluating(tested), _noted(self.model) as noted:
             seed_all(seed)
             tested.test_step(batch)
         return noted[0] if noted else None
 
+    def _lose(self) -> None:
+        """Let heads compute losses as an attack asks for them, if the model has any."""
+        try:
+            question = self.oracle.ask(
+                self.image,
+                AttackStats(),
+                lambda *choice: mix_seed(0, *choice),
+                'total',
+                # Heads are asked once: their own proposals are those of this image.
+                proposals='moving',
+            )
+            question.losses(self.image.pixels, 0, 0)
+        except NotApplicable:  # attacks on what is reported ask for no loss
+            pass
+        self.oracle.reset()
+
     def _asked(self, training: bool, grad: bool) -> tuple[list[Tensor], Tensor]:
         """Features as an attack asks for them, and the inputs that they are of."""
-        pixels = [x.requires_grad_(grad) for x in self.image.pixels]
-        with torch.set_grad_enabled(grad), training_flags(self.model, training):
-            seed_all(0)
-            batch = self.oracle.preprocess(
-                pixels, self.image.samples, self.image.frames
-            )
-            features = detached(self.model.extract_feat(batch['inputs']))
-        self.oracle.reset()
-        return features, batch['inputs'].detach()
+        (x,) = self.image.pixels
+        x.requires_grad_(grad)
+        features, inputs = ask_features(self.oracle, self.image, x, training)
+        return [tensor.detach() for tensor in features], inputs.detach()
+
+
+def ask_features(
+    oracle: Oracle, image: ImageGroup, x: Tensor, training: bool
+) -> tuple[list[Tensor], Tensor]:
+    """Ask for features as an attack does; with a graph if the pixels take a gradient.
+
+    Args:
+        oracle: Oracle of the model, under :meth:`Oracle.attacked`.
+        image: One image.
+        x: Its pixels, or others in their place.
+        training: Whether modules are in train mode, as far as an oracle lets them.
+
+    Returns:
+        All features, in order, and the inputs that they are of.
+    """
+    grad = x.requires_grad
+    with torch.set_grad_enabled(grad), training_flags(oracle.model, training):
+        seed_all(0)
+        batch = oracle.preprocess([x], image.samples, image.frames)
+        features = flat(oracle.model.extract_feat(batch['inputs']))
+    oracle.reset()
+    return features, batch['inputs']
 
 
 @contextmanager
@@ -108,7 +149,7 @@ def _noted(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         features = extract_feat(*args, **kwargs)
-        noted.append(detached(features))
+        noted.append([tensor.detach() for tensor in flat(features)])
         return features
 
     with replaced(model, 'extract_feat', noting):
@@ -116,7 +157,7 @@ def _noted(model: nn.Module) -> Iterator[list[list[Tensor]]]:
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Set the flags of a test, and no more: what drops by itself goes on to."""
     before = [(module, module.training) for module in model.modules()]
     try:
@@ -126,21 +167,6 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in before:
             module.training = flag
-
-
-def detached(features: Any) -> list[Tensor]:
-    """Tensors of nested features, in order, without their graph."""
-    return [tensor.detach() for tensor in flat(features)]
-
-
-def _gap(first: list[Tensor] | None, second: list[Tensor] | None) -> float | None:
-    """Largest relative difference; ``None`` if the features are not of one kind."""
-    if not first or not second or len(first) != len(second):
-        return None
-    if any(a.shape != b.shape for a, b in zip(first, second)):
-        return None
-    gap = max(relative_gap(a, b) for a, b in zip(first, second))
-    return gap if gap > ROUNDING else 0.0
 
 
 def _widest(before: float | None, gap: float | None) -> float | None:

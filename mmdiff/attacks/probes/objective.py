@@ -16,7 +16,7 @@ from ..objectives import objective_name
 from ..oracle import Oracle, Question
 from ..result import AttackStats
 from .findings import ObjectiveProbe
-from .parts import Parts
+from .parts import FEATURES, Parts
 from .tensors import cosine, relative_gap
 
 # Cells of a direction along the longer side, by direction: smooth, as most of what
@@ -48,6 +48,7 @@ def probe_objective(
     images, stats = oracle.gather(batch), AttackStats()
     probe = ObjectiveProbe(objective_name(attack.objective), len(images.frames))
     by_image, parts = [], Parts(oracle.model)
+    probe.refines = parts.refines
     # Listening begins first: an oracle puts models back as it found them.
     with parts.listening(), oracle.attacked():
         for i in range(probe.images):
@@ -164,10 +165,15 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
         if not torch.isfinite(slopes).all() or not slopes[1:].any():
             continue
         steadiness = best_agreement(slopes[1:])
+        if name.startswith(FEATURES):
+            # Rounding, of TF32 say, may hide what the smallest change does.
+            probe.smoothness[name] = max(steadiness, best_agreement(slopes[2:]))
         if name != WHOLE:
             # Outputs that change places (of queries that were chosen) tell nothing.
             if steadiness >= STEADY:
                 probe.parts[name] = best_agreement(slopes)
+                if name.startswith(FEATURES):
+                    probe.gains[name] = gain(slopes)
             continue
         by_gradient, *measured = pool(slopes)
         for size, differences in zip(SIZES, measured):
@@ -191,10 +197,25 @@ def best_agreement(slopes: Tensor) -> float:
     Args:
         slopes: Slopes to compare, then differences of each size, (1 + S, N, D).
     """
+    return cosine(*_nearest(slopes))
+
+
+def gain(slopes: Tensor) -> float:
+    """How many times larger slopes are than differences, by least squares.
+
+    Args:
+        slopes: See :func:`best_agreement`.
+    """
+    first, measured = _nearest(slopes)
+    return float(first @ measured / (measured @ measured).clamp(min=1e-30))
+
+
+def _nearest(slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """Pooled slopes, and in each direction the difference that is nearest."""
     first, *others = pool(slopes)
     measured = torch.stack(others)
     nearest = (measured - first).abs().argmin(0)
-    return cosine(first, measured.gather(0, nearest[None])[0])
+    return first, measured.gather(0, nearest[None])[0]
 
 
 def random_directions(x: Tensor, seed: int) -> list[Tensor]:

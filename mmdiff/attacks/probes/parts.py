@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -12,10 +11,11 @@ from torch import Tensor, nn
 
 from mmdiff.utils.modules import replaced
 
+from .heads import listening_to_heads
 from .tensors import flat
 
-# Heads, and stages of a cascade: ``bbox_head``, ``roi_head.bbox_head.2``.
-HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
+# How names of feature maps begin.
+FEATURES = 'feature map'
 
 
 class Parts:
@@ -31,6 +31,10 @@ class Parts:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        # Decoders that refine boxes stop the gradient of where they look, by design
+        # (Deformable DETR, Zhu et al. 2021; DINO, DDQ): boxes tell nothing there.
+        flags = ('with_box_refine', 'as_two_stage')
+        self.refines = any(getattr(model, flag, False) is True for flag in flags)
         self._sums: dict[str, Tensor] = {}
         self._shapes: dict[str, list] = {}
         self._signs: dict[tuple, Tensor] = {}
@@ -42,10 +46,7 @@ class Parts:
             if hasattr(self.model, 'extract_feat'):
                 noting = self._note_features(self.model.extract_feat)
                 stack.enter_context(replaced(self.model, 'extract_feat', noting))
-            for name, module in self.model.named_modules():
-                if HEAD.search(name):
-                    handle = module.register_forward_hook(self._note_head(name))
-                    stack.callback(handle.remove)
+            stack.enter_context(listening_to_heads(self.model, self._note_head))
             yield
 
     def take(self) -> tuple[dict[str, Tensor], dict[str, list]]:
@@ -58,7 +59,7 @@ class Parts:
         def noting(*args: Any, **kwargs: Any) -> Any:
             features = extract_feat(*args, **kwargs)
             for k, feature in enumerate(flat(features)):
-                self._add(f'feature map {k}', feature)
+                self._add(f'{FEATURES} {k}', feature)
             return features
 
         return noting
@@ -67,7 +68,7 @@ class Parts:
         def noting(module: nn.Module, inputs: Any, outputs: Any) -> None:
             # Scores, boxes, ...: each of them of all levels.
             kinds = outputs if isinstance(outputs, list | tuple) else [outputs]
-            for k, kind in enumerate(kinds):
+            for k, kind in enumerate(kinds[:1] if self.refines else kinds):
                 for output in flat(kind):
                     self._add(f'{name} output {k}', output)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+# Relative difference that is rounding, of another algorithm of cuDNN say.
+ROUNDING = 1e-5
 
 
 def flat(features: Any) -> list[Tensor]:
@@ -28,6 +31,20 @@ def relative_gap(first: Tensor, second: Tensor) -> float:
     if not gap < float('inf'):
         return 1.0
     return gap / size if size else 0.0
+
+
+def widest_gap(
+    first: Sequence[Tensor] | None, second: Sequence[Tensor] | None
+) -> float | None:
+    """Largest relative difference of tensors in the same places, 0 if it is rounding.
+
+    Returns:
+        The difference; ``None`` if the tensors are not of one kind, or there are none.
+    """
+    if not first or not second or [x.shape for x in first] != [x.shape for x in second]:
+        return None
+    gap = max(relative_gap(*pair) for pair in zip(first, second))
+    return gap if gap > ROUNDING else 0.0
 
 
 def cosine(first: Tensor, second: Tensor) -> float:

@@ -17,6 +17,7 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle
+from mmdiff.attacks.probes import attack_and_look
 from mmdiff.evaluation.record import VERSION, RunRecord
 from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.worst_case import worst_run
@@ -240,7 +241,7 @@ class CachedRuns:
         with peak_memory() as peak:
             if run.attack is not None and not all(skip):
                 try:
-                    result = run.attack.run(self.oracle, data, skip)
+                    result = attack_and_look(run.attack, self.oracle, data, skip)
                     attacked = {**data, 'inputs': result.inputs}
                     losses, stats = result.losses, result.stats
                 except GradientBlocked:

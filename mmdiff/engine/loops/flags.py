@@ -12,6 +12,7 @@ from mmdiff.evaluation.checks import (
     check_probes,
     check_rise,
     check_rows,
+    check_search,
 )
 from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.results import Results
@@ -24,8 +25,10 @@ def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
     flags = check_entry(step.entry, clean)
     if not (step.sees_gradients and step.attack.eps):
         return flags
-    rise = [] if flags else check_rise(step.entry, probes)
-    return [*check_probes(probes, objective_name(step.attack.objective)), *flags, *rise]
+    # What follows from a flag is no second one.
+    flags = flags or check_search(step.entry)
+    flags = flags or check_rise(step.entry, probes)
+    return [*check_probes(probes, objective_name(step.attack.objective)), *flags]
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:

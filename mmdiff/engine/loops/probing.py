@@ -12,11 +12,12 @@ from mmengine.logging import MMLogger
 from mmdiff.attacks import IterativeAttack, NotApplicable, Oracle
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import (
-    ModelProbe,
     Probes,
+    probe_blind_pixels,
     probe_model,
     probe_noise,
     probe_objective,
+    probe_predictions,
     probe_truth,
 )
 from mmdiff.utils.digests import digest_json
@@ -25,7 +26,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns
 from .robust_plan import Step
 
-VERSION = 1  # of the questions
+VERSION = 7  # of the questions
 NUM_IMAGES = 3
 
 
@@ -77,10 +78,12 @@ def ask(oracle: Oracle, batch: dict, attacks: Sequence[IterativeAttack]) -> Prob
     Args:
         oracle: Oracle of the model.
         batch: A batch of a few images, as the dataloader gives it.
-        attacks: One attack for each objective and budget.
+        attacks: One attack for each objective and budget, at least one.
     """
-    model: ModelProbe = probe_model(oracle, batch)
+    model = probe_model(oracle, batch)
+    probe_predictions(oracle, batch, model)
     probe_truth(oracle, batch, model)
+    probe_blind_pixels(oracle, batch, attacks[0], model)
     probes = Probes(model)
     for attack in attacks:
         try:

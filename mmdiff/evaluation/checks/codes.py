@@ -16,6 +16,12 @@ CODES = {
     ),
     'zero_gradients': 'It was blind there: a working attack may go lower.',
     'left_budget': 'It did more than it may: its metric is of another threat model.',
+    'attacked_padding': 'Padding is no part of an image: it did more than it may.',
+    'budget_unused': 'It did less than it may: read its metric as an upper bound.',
+    'not_as_reported': (
+        'What it found is not what the model was tested on: read its metric as an '
+        'upper bound.'
+    ),
     'left_pixel_range': 'No image file holds such values: its metric is of no image.',
     'raised_metric': 'An attack that helps measures chance, or a mistake.',
     'gradient_wrong': 'It followed a wrong gradient: a working attack may go lower.',
@@ -26,13 +32,19 @@ CODES = {
     'other_truth': 'It attacked objects that are not those of the metric.',
     'objects_ignored': 'It spared the others: a working attack may go lower.',
     'truth_at_other_scale': 'It attacked boxes that are not there.',
+    'reads_truth': 'Its predictions know the answer: nothing is said about robustness.',
+    'predictions_stuck': (
+        'Its predictions are not those of the image: nothing is said about robustness.'
+    ),
     'randomised': 'One pass is one draw: an attack on the mean may go lower.',
     'lucky_draws': (
         'The lowest of several single draws is lower than what the attacks do: it '
         'understates robustness.'
     ),
     'weaker_than_noise': 'Its gradients lead nowhere: a working attack may go lower.',
-    'not_converged': 'Give it more steps: read its metric as an upper bound.',
+    'not_converged': (
+        'Give it more or smaller steps: read its metric as an upper bound.'
+    ),
     'gradients_lead_nowhere': 'What was measured is the absence of an attack.',
     'gradient_hidden': (
         'What needs no gradient does better: read its metric as an upper bound.'

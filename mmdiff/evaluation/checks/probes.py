@@ -10,13 +10,15 @@ from .codes import flag
 # Correlation of a gradient with central differences. Sound ones have 0.99 and more.
 AGREEMENT = 0.97
 # The same of a loss where the gradients of all heads are right: many losses take
-# targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX).
+# targets from predictions and leave out their gradient (0.64 of 'cls' of YOLOX). Of a
+# loss that jumps, too: attacks work on one that is rounded (0.7) but for its slope.
 LOSS_AGREEMENT = 0.5
 # An objective whose own differences at two sizes agree less is jagged, whatever its
 # gradient says.
 STEADY = 0.9
-# Jumps that the best of several differences cannot avoid leave less than this.
-JAGGED_AGREEMENT = 0.9
+# Gradients of feature maps are all of one size, but for rounding: the largest, compared
+# with what changes of the image do, is at most so many times the smallest.
+UNEVEN = 1.5
 # Relative difference of what must be equal: above rounding, below what a defence does.
 SAME = 1e-3
 # Share of objects that may move without any change of the loss: tiny or hidden ones
@@ -25,6 +27,9 @@ IGNORED = 0.25
 # A loss may be lower for boxes at another scale by chance, of a detector that sees
 # next to nothing.
 FIT = 2.0
+# Share of pixel values without a gradient, and what moving them does of what moving all
+# does: features of sound models depend on every value.
+BLIND = 0.05
 # An attack that works rises by many times what the best of eight noises does.
 LUCK = 3.0
 
@@ -85,7 +90,33 @@ def _check_model(probe: ModelProbe) -> list[Flag]:
     elif (why := _other_under_attack(probe)) is not None:
         text = f'the model answers attacks otherwise than tests: {why}'
         flags.append(flag('other_under_attack', text))
-    return flags + _check_truth(probe)
+    if min(probe.blind_share, probe.blind_change) > BLIND and not probe.repeat_gap:
+        text = (
+            f'the gradient is zero on {100 * probe.blind_share:.0f} % of the pixel '
+            'values, and moving these by the whole budget changes features by '
+            f'{probe.blind_change:.2f} of what moving all does'
+        )
+        flags.append(flag('zero_gradients', text))
+    return [*flags, *_check_predictions(probe), *_check_truth(probe)]
+
+
+def _check_predictions(probe: ModelProbe) -> list[Flag]:
+    """Whether a test is of the image, and of nothing else that is handed over."""
+    flags = []
+    if probe.truth_read:
+        text = (
+            f'predictions of {probe.truth_read} of {probe.images} images change with '
+            'the truth in their data sample'
+        )
+        flags.append(flag('reads_truth', text))
+    if probe.stuck or probe.name_read:
+        text = (
+            f'of {probe.images} images, the predictions of {probe.stuck} stay the '
+            'same when the image is another one, and those of '
+            f'{probe.name_read} change with its name'
+        )
+        flags.append(flag('predictions_stuck', text))
+    return flags
 
 
 def _other_under_attack(probe: ModelProbe) -> str | None:
@@ -96,6 +127,11 @@ def _other_under_attack(probe: ModelProbe) -> str | None:
         return (
             'with the flags that losses need, features differ by '
             f'{probe.flag_gap:.2g} of their size'
+        )
+    if probe.head_gap > SAME:
+        return (
+            'heads score the same features otherwise for losses than in a test, by '
+            f'{probe.head_gap:.2g} of their size'
         )
     if (probe.test_gap or 0.0) > SAME:
         return (
@@ -112,6 +148,13 @@ def _check_truth(probe: ModelProbe) -> list[Flag]:
         text = (
             f'the loss is given {probe.objects_handed} objects, the metric counts '
             f'{probe.objects}, and {probe.objects_misplaced} of them are elsewhere'
+        )
+        flags.append(flag('other_truth', text))
+    shift = max(probe.fit_classes, key=lambda k: probe.fit_classes[k], default='')
+    if shift and probe.fit_classes[shift] > FIT:
+        text = (
+            f'the loss against the truth is {probe.fit_classes[shift]:.3g} times that '
+            f'against classes shifted by {shift}: it takes them in another order'
         )
         flags.append(flag('other_truth', text))
     scale = max(probe.fit, key=lambda name: probe.fit[name], default='')
@@ -149,19 +192,16 @@ def _check_objective(probe: ObjectiveProbe) -> list[Flag]:
 
 
 def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
-    """Whether the gradient is the slope."""
-    name, best = f'objective {probe.objective!r}', probe.best_agreement
+    """Whether the gradient is the slope, of the parts of the model and of the whole."""
+    if probe.best_agreement is None:
+        return []
     cut = {part: c for part, c in probe.parts.items() if c < AGREEMENT}
-    steady = probe.steadiness >= STEADY
-    if best is None or (not cut and best >= AGREEMENT):
-        return []
-    if not steady and not cut and best >= JAGGED_AGREEMENT:
-        return []
-    if not steady and not cut:
+    jagged = {part: c for part, c in probe.smoothness.items() if c < STEADY}
+    gains = [abs(gain) for gain in probe.gains.values()]
+    if jagged:
         text = (
-            f'{name} is jagged: small changes of the image and smaller ones disagree '
-            f'(correlation {probe.steadiness:.2f}), and its gradient agrees with '
-            f'neither ({best:.2f})'
+            'features are jagged: small changes of the image and smaller ones disagree '
+            f'about {", ".join(jagged)} (correlation {min(jagged.values()):.2f})'
         )
         return [flag('objective_jagged', text)]
     if cut:
@@ -171,10 +211,32 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
             'image do'
         )
         return [flag('gradient_wrong', text)]
-    if best >= LOSS_AGREEMENT and any('head' in part for part in probe.parts):
+    if gains and max(gains) > UNEVEN * min(gains):
+        text = (
+            'part of the gradient is wrong: that of one feature map is '
+            f'{max(gains) / max(min(gains), 1e-9):.3g} times that of another, compared '
+            'with what small changes of the image do'
+        )
+        return [flag('gradient_wrong', text)]
+    return _check_whole(probe, probe.best_agreement)
+
+
+def _check_whole(probe: ObjectiveProbe, best: float) -> list[Flag]:
+    """Whether the gradient of an objective is its slope, where that of all parts is."""
+    steady = probe.steadiness >= STEADY
+    # Losses may leave out the gradient of their targets, and jump with them.
+    known = not steady or any('head' in part for part in probe.parts)
+    if probe.refines or best >= (LOSS_AGREEMENT if known else AGREEMENT):
         return []
+    if not steady:
+        text = (
+            f'objective {probe.objective!r} is jagged: small changes of the image and '
+            f'smaller ones disagree (correlation {probe.steadiness:.2f}), and its '
+            f'gradient agrees with neither ({best:.2f})'
+        )
+        return [flag('objective_jagged', text)]
     text = (
-        f'part of the gradient is cut or wrong: that of {name} has a correlation of '
-        f'{best:.2f} with what small changes of the image do'
+        f'part of the gradient is cut or wrong: that of objective {probe.objective!r} '
+        f'has a correlation of {best:.2f} with what small changes of the image do'
     )
     return [flag('gradient_wrong', text)]

@@ -11,6 +11,14 @@ from .codes import flag, slack, weaker_than_noise
 # Share of the gradients that may be zero: a loss can be flat on an image or two; on a
 # tenth of all gradients it hides.
 ZERO_SHARE = 0.1
+# Share of the budget that gradients fill at the least, of any image: they fill all of
+# it, or what the range of pixels leaves, which is half of 0..255 at the least.
+USED_SHARE = 0.5
+# Share of images whose objective may be another than the one reported: targets that are
+# assigned by predictions may jump by rounding.
+MISREPORTED_SHARE = 0.1
+# Relative difference of an objective that is rounding.
+SAME = 1e-3
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
 # them, the detector is too weak for DAG to say anything.
 CHANGED_SHARE = 0.5
@@ -83,10 +91,56 @@ def _check_bounds(entry: Entry) -> list[Flag]:
     if eps is not None and size > eps + 1e-3 * max(1, eps):
         text = f'{entry.name} left its budget: a change of {size:.4g}'
         flags.append(flag('left_budget', text))
+    if sanity.padding_changed:
+        text = f'{entry.name} changed the padding of {sanity.padding_changed} images'
+        flags.append(flag('attacked_padding', text))
+    if sanity.misreported > MISREPORTED_SHARE * sanity.asked_again:
+        text = (
+            f'{entry.name} reports other objectives than those of the images that it '
+            f'hands on ({sanity.misreported} of {sanity.asked_again})'
+        )
+        flags.append(flag('not_as_reported', text))
     if sanity.images and not 0 <= sanity.pixel_min <= sanity.pixel_max <= 255:
         ends = f'{sanity.pixel_min:.4g} to {sanity.pixel_max:.4g}'
         text = f'{entry.name} left the range of pixels: {ends}'
         flags.append(flag('left_pixel_range', text))
+    return flags
+
+
+def check_search(entry: Entry) -> list[Flag]:
+    """Look for what a search along gradients did less than it should.
+
+    Args:
+        entry: Row of an attack along gradients, with its ``sanity``.
+    """
+    sanity, eps, flags = entry.sanity, entry.eps, []
+    size = sanity.max_delta if entry.norm == 'linf' else sanity.max_l2
+    # The few pixels of a mask may have no room for an L2 norm.
+    has_room = entry.norm == 'linf' or not (entry.budget and entry.budget.mask)
+    if eps and sanity.images and has_room and size < USED_SHARE * eps:
+        text = (
+            f'{entry.name} changed no image by more than {size:.3g}, less than half of '
+            'its budget'
+        )
+        flags.append(flag('budget_unused', text))
+    step, steps = entry.settings.get('step_size'), entry.settings.get('steps', 1)
+    # A budget is twice its radius wide.
+    if eps and step and steps > 1 and step > 2 * eps:
+        text = (
+            f'{entry.name} is not converged: each step of {step:g} crosses the whole '
+            'budget, so that iterates jump between its corners'
+        )
+        flags.append(flag('not_converged', text))
+    # A search hands on the best of its iterates, or the last.
+    if sanity.losses and sanity.images and sanity.objective_ends:
+        last = sanity.losses[max(sanity.losses)] / sanity.images
+        end = sanity.objective_ends[1]
+        if end < last - SAME * max(abs(last), abs(end)):
+            text = (
+                f'{entry.name} hands on images with an objective of {end:.4g}, its '
+                f'last iterates had {last:.4g}'
+            )
+            flags.append(flag('not_as_reported', text))
     return flags
 
 

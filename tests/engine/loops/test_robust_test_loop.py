@@ -22,6 +22,7 @@ from mmengine.runner import Runner
 from mmdiff import DAG, PGD  # noqa: F401 (registered)
 from mmdiff.attacks import APGD, NotApplicable, RandomNoise  # noqa: F401 (registered)
 from mmdiff.attacks.oracle.ground_truth import to_input_scale
+from mmdiff.attacks.probes import Probes
 from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.loops import cached_runs
 from mmdiff.evaluation.entry import main_metric
@@ -35,9 +36,20 @@ PGD4 = dict(type='mmdiff.PGD', eps=4, steps=3)
 
 
 @pytest.fixture(autouse=True)
-def _threads(monkeypatch):
-    """VOCMetric forks four processes for four images."""
+def _quick(monkeypatch, request):
+    """VOCMetric forks four processes for four images, and probes cost more than runs.
+
+    Tests that are about probes, or about all that a run does, ask for ``probed``.
+    """
     monkeypatch.setattr('mmdet.evaluation.functional.mean_ap.Pool', ThreadPool)
+    if 'probed' not in request.fixturenames:
+        asked = 'mmdiff.engine.loops.robust_test_loop.ask_once'
+        monkeypatch.setattr(asked, lambda runs, oracle, steps: Probes())
+
+
+@pytest.fixture
+def probed(monkeypatch):
+    """Probes are on, and of one image."""
     monkeypatch.setattr('mmdiff.engine.loops.probing.NUM_IMAGES', 1)
 
 
@@ -180,7 +192,18 @@ def coco_evaluator(runner, path):
     return dict(type='CocoMetric', metric='bbox', ann_file=str(path))
 
 
-def test_a_healthy_run(robust, toy_root, weights, tmp_path):
+def check_probed(report, entries, keys):
+    """The model was asked, and what attacks handed on."""
+    probes = report['sanity']['probes']
+    objectives = probes['objectives']
+    assert [probe['objective'] for probe in objectives] == ['total', 'cls']
+    assert objectives[0]['best_agreement'] > 0.97 and probes['model']['images'] == 1
+    for key in keys:
+        found = entries[key]['sanity']
+        assert (found['asked_again'], found['misreported']) == (4, 0)
+
+
+def test_a_healthy_run(robust, toy_root, weights, tmp_path, probed):
     attacks = [
         dict(type='mmdiff.PGD', eps=[2, 8], steps=5),
         dict(type='mmdiff.PGD', eps=8, steps=5, objective='cls'),
@@ -239,6 +262,7 @@ def test_a_healthy_run(robust, toy_root, weights, tmp_path):
     assert build_page([model]).models[0].gallery[0].png
     assert [e.role for e in model.entries][-2:] == ['control', 'worst_case']
     assert report['cost']['trainable_params'] > 1000
+    check_probed(report, entries, keys[1:4])
 
 
 def test_coco_metric_is_mmengines(robust, toy_root, weights, tmp_path):
@@ -351,7 +375,7 @@ def counted():
     return Counted
 
 
-def test_interrupted_and_resumed_is_uninterrupted(robust, counted, tmp_path):
+def test_interrupted_and_resumed_is_uninterrupted(robust, counted, tmp_path, probed):
     attacks = [dict(type='mmdiff.Counted', eps=[2, 4], steps=2, restarts=2)]
     whole = run(robust(attacks, 'whole'))
     images, counted.images = counted.images, 0
@@ -425,7 +449,7 @@ def test_more_images_cost_only_themselves(robust, counted, skip_fooled):
         assert counted.images == 2 * len(attacks)
 
 
-def test_a_state_file_of_another_run_is_refused(robust):
+def test_a_state_file_of_another_run_is_refused(robust, probed):
     run(robust([PGD4]))
     (folder,) = (Path(robust([]).work_dir) / 'robust_state').iterdir()
     (ours,), (theirs,) = (list(folder.glob(name)) for name in ('pgd*', 'again*'))
@@ -677,7 +701,7 @@ def noisy(forward, x):
         (noisy, ['randomised']),
     ],
 )
-def test_a_model_that_hides_its_gradients_is_flagged(robust, through, codes):
+def test_a_model_that_hides_its_gradients_is_flagged(robust, through, codes, probed):
     report = run(robust([PGD4], through=through, sanity_images=4))
     clean, entry = report['results']
     flags = [flag['code'] for flag in entry['flags']]

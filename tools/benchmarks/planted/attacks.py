@@ -9,7 +9,10 @@ from torch import Tensor
 
 from mmdiff.attacks import APGD, PGD
 from mmdiff.attacks.oracle import Frame
+from mmdiff.attacks.result import AttackStats
 from mmdiff.registry import ATTACKS
+
+STD = 57.7  # by which detectors divide pixel values
 
 
 @ATTACKS.register_module()
@@ -93,3 +96,62 @@ class Shuffled(PGD):
         changes = [a - x for a, x in zip(adversarial, group.pixels)]
         changes = [changes[-1], *changes[:-1]]
         return [x + c for x, c in zip(group.pixels, changes)], losses
+
+
+@ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
+class PartTime(PGD):
+    """It hands back every third image as it was, with the objective that it found."""
+
+    def perturb(self, oracle, group, stats):
+        adversarial, losses = super().perturb(oracle, group, stats)
+        adversarial[::3] = [x.clone() for x in group.pixels[::3]]
+        return adversarial, losses
+
+
+@ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
+class Early(PGD):
+    """It hands back an early iterate, with the objective of the best one."""
+
+    def perturb(self, oracle, group, stats):
+        _, losses = super().perturb(oracle, group, stats)
+        early, _ = self._early(oracle, group)
+        return early, losses
+
+    def _early(self, oracle, group):
+        first = PGD(self.eps, steps=2, step_size=self.step_size, seed=self.seed)
+        return first.perturb(oracle, group, AttackStats())
+
+
+@ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
+class EarlyHonest(Early):
+    """It hands back an early iterate, and says what it is worth."""
+
+    def perturb(self, oracle, group, stats):
+        PGD.perturb(self, oracle, group, stats)
+        return self._early(oracle, group)
+
+
+@ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
+class Normalised(PGD):
+    """Its budget is that of normalised images, divided by 255 once more."""
+
+    def update(self, trace, grad, loss, step):
+        adv = super().update(trace, grad, loss, step)
+        radius = self.eps / 255 * STD
+        return trace.clean + (adv - trace.clean).clamp(-radius, radius)
+
+
+@ATTACKS.register_module()
+@dataclass(eq=False, kw_only=True)
+class OnPadding(PGD):
+    """It changes what the pipeline padded, too."""
+
+    def _finish(self, adv: Tensor, frame: Frame) -> Tensor:
+        canvas = super()._finish(adv, frame)
+        inside = frame.paste(torch.zeros_like(frame.cut())) == 0
+        outside = ~inside & (frame.canvas > 0)
+        return torch.where(outside, (canvas + self.eps).clamp(max=255), canvas)

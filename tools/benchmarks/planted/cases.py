@@ -9,9 +9,11 @@ from typing import Any
 
 from torch import nn
 
-from . import models
+from . import models, more_models
 
 PGD = {'type': 'mmdiff.PGD', 'eps': 8, 'steps': 10}
+LONGER = {**PGD, 'steps': 40}
+REPORTED = {**LONGER, 'objective': 'detections'}
 APGD = {**PGD, 'type': 'mmdiff.APGD'}
 
 
@@ -26,6 +28,8 @@ class Case:
         plant: Breaks (or changes without harm) the detector.
         attack: Config of the attack.
         gt_scale: Scale at which the truth is taken, if it is mistaken.
+        padded: Whether the pipeline pads images.
+        all_is_image: Whether padding is taken for a part of the image.
     """
 
     name: str
@@ -34,6 +38,8 @@ class Case:
     plant: Callable[[nn.Module], None] | None = None
     attack: dict[str, Any] = field(default_factory=lambda: dict(PGD))
     gt_scale: str | None = None
+    padded: bool = False
+    all_is_image: bool = False
 
     @property
     def healthy(self) -> bool:
@@ -62,7 +68,33 @@ def healthy_cases() -> list[Case]:
             attack={**PGD, 'eot': 2},
         ),
     ]
-    return cases
+    cases += [
+        Case(f'{kind}, PGD', kind) for kind in ('gfl', 'yolox', 'rtmdet', 'mask-rcnn')
+    ]
+    cases += [
+        Case('dino, PGD', 'dino', attack=LONGER),
+        Case('fcos, padded by the pipeline', padded=True),
+        Case('retinanet, PGD on detections', 'retinanet', attack=REPORTED),
+        Case('dino, PGD on detections', 'dino', attack=REPORTED),
+    ]
+    return cases + harmless_changes()
+
+
+def harmless_changes() -> list[Case]:
+    """What looks like a defence, or a defect, and is none: attacks reach as far.
+
+    Losses of another temperature do not saturate, and a loss that is rounded keeps a
+    slope that is small and right. What only sorts out detections after scores (a
+    threshold, NMS) hides no gradient.
+    """
+    made = {
+        'sharp losses': more_models.losses_sharp,
+        'soft losses': more_models.losses_soft,
+        'rounded loss': models.loss_rounded,
+        'high threshold': more_models.high_threshold,
+        'strict NMS': more_models.strict_suppression,
+    }
+    return [Case(f'fcos, {name}', plant=plant) for name, plant in made.items()]
 
 
 def broken_gradients() -> list[Case]:
@@ -86,13 +118,19 @@ def broken_gradients() -> list[Case]:
         ('features rounded', models.features_rounded, blind),
         ('JPEG', models.jpeg, blind),
         ('shattered', models.shattered, hidden),
-        ('flat loss', models.loss_flat, blind),
-        ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
-        ('rounded loss', models.loss_rounded, hidden),
+        ('blurred, straight through', more_models.blurred_straight_through, wrong),
+        ('rounded, straight through', more_models.rounded_straight_through, hidden),
+        ('pixels clipped', more_models.pixels_clipped, ('zero_gradients',)),
         ('infinite slopes', models.not_a_number, ('nonfinite_gradients',)),
     ]
     cases = [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
-    cases += [
+    return cases + gradients_of_other_detectors() + flat_losses()
+
+
+def gradients_of_other_detectors() -> list[Case]:
+    """Gradients that are cut, of more than FCOS."""
+    wrong = ('gradient_wrong',)
+    return [
         Case(
             'faster-rcnn, level 0 detached', 'faster-rcnn', wrong, models.level_detached
         ),
@@ -104,7 +142,18 @@ def broken_gradients() -> list[Case]:
             APGD,
         ),
     ]
-    return cases
+
+
+def flat_losses() -> list[Case]:
+    """Losses that say nothing, next to nothing, or are lost in rounding."""
+    blind = ('blocked', 'zero_gradients', 'objective_jagged', 'gradient_wrong')
+    lost = ('objective_not_raised', 'objects_ignored')
+    made = [
+        ('flat loss', models.loss_flat, blind),
+        ('saturated loss', models.loss_saturated, (*blind, 'gradient_hidden')),
+        ('loss with a constant', more_models.loss_with_constant, lost),
+    ]
+    return [Case(name, 'fcos', codes, plant) for name, plant, codes in made]
 
 
 def other_functions() -> list[Case]:
@@ -128,10 +177,23 @@ def other_functions() -> list[Case]:
             attack,
         ),
         ('purified in tests only', models.purified_in_tests_only, attack),
+        ('other scores in losses', more_models.other_head_in_losses, attack),
+        ('fractions of pixels blurred', more_models.blurred_floats, attack),
         ('noise without a seed', models.noise_of_its_own, ('noise_without_seed',)),
         ('fresh noise, one pass', models.fresh_noise, ('randomised',)),
     ]
-    return [Case(name, 'retinanet', codes, plant) for name, plant, codes in made]
+    cases = [Case(name, 'retinanet', codes, plant) for name, plant, codes in made]
+    return cases + other_predictions()
+
+
+def other_predictions() -> list[Case]:
+    """Tests that are not of the image alone."""
+    reads, stuck = ('reads_truth',), ('predictions_stuck',)
+    return [
+        Case('detections cached', 'retinanet', stuck, more_models.detections_cached),
+        Case('truth reported', 'retinanet', reads, more_models.truth_reported),
+        Case('classes of the truth', 'fcos', reads, more_models.truth_helps),
+    ]
 
 
 def other_truths() -> list[Case]:
@@ -148,6 +210,7 @@ def other_truths() -> list[Case]:
             misplaced,
             models.boxes_at_twice_the_scale,
         ),
+        Case('classes shifted', 'fcos', ('other_truth',), more_models.classes_shifted),
         Case('scale of the file', 'fcos', misplaced, gt_scale='input'),
     ]
 
@@ -160,11 +223,15 @@ def broken_attacks() -> list[Case]:
         ('Descending', weak),
         ('Guessing', weak),
         ('Hasty', weak),
-        ('Shy', weak),
+        ('Shy', ('budget_unused', *weak)),
         ('Unbounded', ('left_budget',)),
         ('OffRange', ('left_pixel_range', 'left_budget')),
-        ('Forgetful', ('few_changed',)),
-        ('Shuffled', weak),
+        ('Forgetful', ('few_changed', 'not_as_reported')),
+        ('Shuffled', (*weak, 'not_as_reported')),
+        ('PartTime', ('not_as_reported',)),
+        ('Early', ('not_as_reported',)),
+        ('EarlyHonest', ('not_as_reported',)),
+        ('Normalised', ('budget_unused',)),
     ]
     cases = [
         Case(
@@ -176,15 +243,26 @@ def broken_attacks() -> list[Case]:
         )
         for name, codes in made
     ]
+    settings = {
+        'steps of 0.05': {'step_size': 0.05},
+        'steps of 64': {'step_size': 64},
+        'two steps': {'steps': 2},
+    }
     cases += [
-        Case(f'attack: {name}', 'fcos', weak, None, {**PGD, **settings})
-        for name, settings in {
-            'steps of 0.05': {'step_size': 0.05},
-            'steps of 64': {'step_size': 64},
-            'two steps': {'steps': 2},
-        }.items()
+        Case(f'attack: {name}', 'fcos', weak, None, {**PGD, **changed})
+        for name, changed in settings.items()
     ]
-    return cases
+    return cases + attacks_on_padding()
+
+
+def attacks_on_padding() -> list[Case]:
+    """Attacks that change what the pipeline padded."""
+    padding = ('attacked_padding',)
+    on_padding = {**PGD, 'type': 'mmdiff.OnPadding'}
+    return [
+        Case('attack: OnPadding', 'fcos', padding, None, on_padding, padded=True),
+        Case('padding as image', 'fcos', padding, padded=True, all_is_image=True),
+    ]
 
 
 def all_cases() -> list[Case]:

@@ -1,18 +1,19 @@
-"""Small ResNet detectors that know sixteen generated images, trained in a minute each.
+"""Small detectors that know sixteen generated images, trained in minutes.
 
 They are good enough to be attacked, and small enough for hundreds of attacks on one
 core. Trained once, with a seed, and kept in a folder.
 """
 
-import copy
 from pathlib import Path
 
+import numpy as np
 import torch
-from mmdet.registry import MODELS
+from mmcv.transforms import BaseTransform
+from mmdet.registry import MODELS, TRANSFORMS
+from mmdet.structures.mask import BitmapMasks
 from mmdet.utils import register_all_modules
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
-from mmengine.hub import get_config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner, load_checkpoint
 from torch import nn
@@ -20,52 +21,42 @@ from torch import nn
 from mmdiff.attacks.oracle.ground_truth import to_input_scale
 from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 
-CONFIGS = {
-    'faster-rcnn': 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
-    'retinanet': 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py',
-    'fcos': 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py',
-}
+from .architectures import model_config
+
 NUM_IMAGES = 16
 SIZE = 64  # of the files; models see them at twice that
+PADDED = 160  # of what models see, where the pipeline pads
 STEPS = 400
+# Targets of these follow predictions, and queries learn slowly where to look.
+LONGER = {'rtmdet': 800, 'dino': 600}
+RATES = {'dino': 1e-3}
+MASKED = ('mask-rcnn',)
 
 
-def model_config(kind: str) -> dict:
-    """A detector of mmdet, shrunk."""
-    cfg = copy.deepcopy(get_config(CONFIGS[kind]).model)
-    cfg.backbone.pop('init_cfg', None)
-    cfg.backbone.update(
-        depth=18,
-        base_channels=16,
-        frozen_stages=-1,
-        norm_cfg={'type': 'BN', 'requires_grad': True},
-        norm_eval=False,
-    )
-    cfg.neck.update(in_channels=[16, 32, 64, 128], out_channels=32)
-    if kind == 'faster-rcnn':
-        cfg.rpn_head.update(in_channels=32, feat_channels=32)
-        cfg.rpn_head.anchor_generator.scales = [4]
-        cfg.roi_head.bbox_roi_extractor.out_channels = 32
-        cfg.roi_head.bbox_head.update(
-            in_channels=32, fc_out_channels=64, num_classes=len(CLASSES)
-        )
-        cfg.train_cfg.rpn_proposal.update(nms_pre=200, max_per_img=100)
-        cfg.test_cfg.rpn.update(nms_pre=200, max_per_img=100)
-    else:
-        cfg.bbox_head.update(
-            in_channels=32,
-            feat_channels=32,
-            stacked_convs=2,
-            num_classes=len(CLASSES),
-        )
-    if kind == 'fcos':
-        cfg.bbox_head.norm_cfg = {'type': 'GN', 'num_groups': 8}
-    return cfg
+@TRANSFORMS.register_module()
+class MasksOfBoxes(BaseTransform):
+    """Every object fills its box: the images have no masks of their own."""
+
+    def transform(self, results: dict) -> dict:
+        height, width = results['ori_shape']
+        masks = np.zeros((len(results['gt_bboxes']), height, width), np.uint8)
+        boxes = results['gt_bboxes'].tensor.round().int().tolist()
+        for mask, (left, top, right, bottom) in zip(masks, boxes):
+            mask[top:bottom, left:right] = 1
+        results['gt_masks'] = BitmapMasks(masks, height, width)
+        return results
 
 
-def dataset_config(root: Path) -> dict:
-    """The sixteen images, enlarged: boxes of the file are not those of the input."""
+def dataset_config(root: Path, masks: bool = False, padded: bool = False) -> dict:
+    """The sixteen images, enlarged: boxes of the file are not those of the input.
+
+    Args:
+        root: Folder of the images.
+        masks: Whether objects have masks.
+        padded: Whether the pipeline pads images to a larger square.
+    """
     keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
+    padding = {'type': 'Pad', 'size': (PADDED, PADDED), 'pad_val': {'img': (114,) * 3}}
     return {
         'type': 'VOCDataset',
         'data_root': str(root),
@@ -76,13 +67,17 @@ def dataset_config(root: Path) -> dict:
         'pipeline': [
             {'type': 'LoadImageFromFile'},
             {'type': 'Resize', 'scale': (2 * SIZE, 2 * SIZE), 'keep_ratio': True},
+            *([padding] if padded else []),
             {'type': 'LoadAnnotations', 'with_bbox': True},
+            *([{'type': 'MasksOfBoxes'}] if masks else []),
             {'type': 'PackDetInputs', 'meta_keys': keys},
         ],
     }
 
 
-def make_runner(root: Path, kind: str, work_dir: Path, test_cfg: dict) -> Runner:
+def make_runner(
+    root: Path, kind: str, work_dir: Path, test_cfg: dict, padded: bool = False
+) -> Runner:
     """A Runner that tests a detector on the sixteen images."""
     cfg = {
         'model': model_config(kind),
@@ -92,7 +87,7 @@ def make_runner(root: Path, kind: str, work_dir: Path, test_cfg: dict) -> Runner
             'batch_size': 8,
             'num_workers': 0,
             'sampler': {'type': 'DefaultSampler', 'shuffle': False},
-            'dataset': dataset_config(root),
+            'dataset': dataset_config(root, kind in MASKED, padded),
         },
         'test_cfg': test_cfg,
         'test_evaluator': {'type': 'VOCMetric', 'metric': 'mAP', 'eval_mode': 'area'},
@@ -113,7 +108,7 @@ def trained(kind: str, folder: Path) -> nn.Module:
     """Read a detector, or train it.
 
     Args:
-        kind: Key of ``CONFIGS``.
+        kind: Key of :data:`~.architectures.CONFIGS`.
         folder: Where weights and images are kept.
     """
     register_all_modules(init_default_scope=True)
@@ -124,20 +119,21 @@ def trained(kind: str, folder: Path) -> nn.Module:
         load_checkpoint(model, str(path), map_location='cpu')
         return model.eval()
     model.init_weights()
-    train(model, make_data(folder))
+    train(model, kind, make_data(folder))
     torch.save({'state_dict': model.state_dict()}, path)
     return model.eval()
 
 
-def train(model: nn.Module, root: Path) -> None:
+def train(model: nn.Module, kind: str, root: Path) -> None:
     """Teach a detector the sixteen images."""
-    dataset = DATASETS.build(dataset_config(root))
+    dataset = DATASETS.build(dataset_config(root, kind in MASKED))
     images = [dataset[i] for i in range(len(dataset))]
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, STEPS)
+    steps, rate = LONGER.get(kind, STEPS), RATES.get(kind, 2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps)
     generator = torch.Generator().manual_seed(0)
     model.train()
-    for _ in range(STEPS):
+    for _ in range(steps):
         chosen = torch.randperm(len(images), generator=generator)[:8].tolist()
         batch = pseudo_collate([images[i] for i in chosen])
         samples = [to_input_scale(s, 'original') for s in batch['data_samples']]

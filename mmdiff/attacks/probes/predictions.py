@@ -1,0 +1,116 @@
+"""Are predictions those of the image, and of nothing else that a test hands over?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from mmdet.structures.bbox import get_box_tensor
+from torch import Tensor, nn
+
+from mmdiff.utils.modules import seed_all
+
+from ..oracle import Oracle
+from .findings import ModelProbe
+from .flags import evaluating
+from .tensors import relative_gap
+
+# Relative difference of predictions that is rounding: other algorithms of a GPU may
+# sum otherwise in two passes.
+ROUNDING = 1e-3
+
+
+def probe_predictions(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
+    """Test images again, each with one thing changed that is handed to a test.
+
+    The truth in a data sample is for the metric, and the image's name for a report:
+    with others predictions must be the same. With another image of the same name they
+    must not.
+
+    Args:
+        oracle: Oracle of the model.
+        batch: A batch of a few images, as the dataloader gives it.
+        probe: Takes the findings.
+    """
+    with oracle.attacked(), evaluating(oracle.tested), torch.no_grad():
+        for x, sample in zip(batch['inputs'], batch['data_samples']):
+            _ask(oracle.tested, x, sample, probe)
+
+
+def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
+    """Ask about one image: thrice if all is well, and then what the matter is."""
+
+    def predict(*changes: Callable[[Any], None], x: Tensor = x) -> list[Tensor]:
+        probe.passes += 1
+        return _predict(model, x, sample, changes)
+
+    plain = predict()
+    if not plain:
+        return
+    turned = predict(x=(255 - x).flip(-1))
+    probe.stuck += int(_equal(plain, turned))
+    if not _apart(plain, predict(_other_truth, _other_name)):
+        return
+    if _apart(plain, predict()):  # all other differences are of that
+        return
+    probe.truth_read += int(_apart(plain, predict(_other_truth)))
+    probe.name_read += int(_apart(plain, predict(_other_name)))
+
+
+def _predict(
+    model: nn.Module, x: Tensor, sample: Any, changes: Sequence[Callable[[Any], None]]
+) -> list[Tensor]:
+    """What a test reports of an image; empty if that is nothing that is known."""
+    sample = sample.clone()
+    for change in changes:
+        change(sample)
+    seed_all(0)
+    (output,) = model.test_step({'inputs': [x.clone()], 'data_samples': [sample]})
+    predicted = output.get('pred_instances')
+    if predicted is None:
+        score = output.get('pred_score')
+        return [] if score is None else [score]
+    if 'scores' not in predicted or not len(predicted):
+        return []
+    return [
+        get_box_tensor(value).float()
+        for name, value in predicted.items()
+        if name in ('scores', 'bboxes', 'labels')
+    ]
+
+
+def _other_truth(sample: Any) -> None:
+    """Shrink and move all objects; give them and the image another class."""
+    objects = sample.get('gt_instances')
+    if objects is not None:
+        objects = objects.clone()
+        if 'bboxes' in objects:
+            objects.bboxes = get_box_tensor(objects.bboxes) * 0.5 + 3
+        if 'labels' in objects:
+            objects.labels = torch.where(objects.labels > 0, objects.labels - 1, 1)
+        sample.gt_instances = objects
+    if 'gt_label' in sample:
+        label = sample.gt_label
+        sample.set_gt_label(torch.where(label > 0, label - 1, 1))
+
+
+def _other_name(sample: Any) -> None:
+    names = {'img_id': 2**31 - 1, 'img_path': 'another/image.jpg'}
+    known = {name: value for name, value in names.items() if name in sample.metainfo}
+    sample.set_metainfo(known)
+
+
+def _equal(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two predictions are the same to the last bit."""
+    return len(first) == len(second) and all(map(torch.equal, first, second))
+
+
+def _apart(first: list[Tensor], second: list[Tensor]) -> bool:
+    """Whether two predictions differ by more than rounding."""
+    if len(first) != len(second):
+        return True
+    return any(
+        a.shape != b.shape or relative_gap(a, b) > ROUNDING
+        for a, b in zip(first, second)
+    )

@@ -1,0 +1,105 @@
+"""Predictions are of the image alone, and heads say the same in tests and in losses."""
+
+import pytest
+import torch
+from conftest import batch_of
+
+from mmdiff.attacks import oracle_of
+from mmdiff.attacks.probes import (
+    ModelProbe,
+    Probes,
+    probe_model,
+    probe_predictions,
+    probe_truth,
+)
+from mmdiff.evaluation.checks import check_probes
+
+
+@pytest.fixture
+def detector(make_detector):
+    model = make_detector('fcos', 'resnet')
+    model.test_cfg.score_thr = 0.0  # it knows nothing, and says so
+    return model
+
+
+def flags_of(model, *probes):
+    """Codes of flags, by the probes that are asked."""
+    oracle, batch, found = oracle_of(model), batch_of([(3, 64, 64)]), ModelProbe(1)
+    for probe in probes:
+        probe(oracle, batch, found)
+    return [flag.code for flag in check_probes(Probes(found), 'total')], found
+
+
+def through_predict(model, change):
+    """Let predictions go through a function of the samples that they were made for."""
+    predict = model.predict
+
+    def changed(inputs, samples, *args, **kwargs):
+        truths = [sample.clone() for sample in samples]
+        return change(truths, predict(inputs, samples, *args, **kwargs))
+
+    model.predict = changed
+
+
+def test_a_sound_detector_is_not_flagged(detector):
+    codes, found = flags_of(detector, probe_predictions)
+    assert codes == [] and found.passes == 3
+
+
+def test_predictions_that_follow_the_truth_are_flagged(detector):
+    def help_out(truths, samples):
+        for truth, sample in zip(truths, samples):
+            there = torch.isin(
+                sample.pred_instances.labels, truth.gt_instances.labels[:1]
+            )
+            sample.pred_instances.scores[there] += 0.5
+        return samples
+
+    through_predict(detector, help_out)
+    assert flags_of(detector, probe_predictions)[0] == ['reads_truth']
+
+
+def test_predictions_that_are_kept_by_name_are_flagged(detector):
+    kept = {}
+    through_predict(
+        detector, lambda truths, samples: kept.setdefault(truths[0].img_id, samples)
+    )
+    codes, found = flags_of(detector, probe_predictions)
+    assert codes == ['predictions_stuck'] and found.stuck == 1
+
+
+def test_fresh_noise_reads_no_truth(detector):
+    extract_feat, generator = detector.extract_feat, torch.Generator()
+    detector.extract_feat = lambda x: extract_feat(
+        x + torch.randn(x.shape, generator=generator)
+    )
+    assert flags_of(detector, probe_predictions)[0] == []
+
+
+def test_a_head_that_scores_otherwise_for_losses_is_flagged(detector):
+    head = detector.bbox_head
+    forward = head.forward
+
+    def other(features):
+        scores, *rest = forward(features)
+        return [x / 2 if head.training else x for x in scores], *rest
+
+    head.forward = other
+    probe = probe_model(oracle_of(detector), batch_of([(3, 64, 64)]))
+    assert probe.head_gap == pytest.approx(0.5) and not probe.test_gap
+    (flag,) = check_probes(Probes(probe), 'total')
+    assert flag.code == 'other_under_attack' and 'heads score' in flag.text
+
+
+def test_boxes_in_other_units_are_no_other_head(detector):
+    """FCOS has them, where they are normalised by the stride."""
+    detector.bbox_head.norm_on_bbox = True
+    probe = probe_model(oracle_of(detector), batch_of([(3, 64, 64)]))
+    assert (probe.head_gap, probe.test_gap) == (0, 0)
+
+
+def test_losses_against_other_classes_are_compared(detector):
+    found = ModelProbe(1)
+    probe_truth(oracle_of(detector), batch_of([(3, 64, 64)]), found)
+    assert set(found.fit_classes) == {'-1', '+1'}
+    assert all(0.5 < ratio < 2 for ratio in found.fit_classes.values())
