@@ -75,7 +75,9 @@ class UniversalLoop(BaseLoop):
     ) -> None:
         self.out, self.fresh = Path(out), fresh
         self.state = self.out.with_suffix(f'.unfinished{SUFFIX}')
-        self.attack = ATTACKS.build(attack) if isinstance(attack, dict) else attack
+        if isinstance(attack, dict):
+            attack = ATTACKS.build({**attack, '_scope_': 'mmdiff'})
+        self.attack = attack
         self.epochs, self.batch_size = epochs, batch_size
         self._check_settings(indices)
         super().__init__(runner, dataloader)
