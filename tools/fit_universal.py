@@ -35,7 +35,9 @@ def parse_args() -> argparse.Namespace:
         default={},
         help='mask=..., eot=..., seed=... of the fit, as in --attack-options',
     )
-    parser.add_argument('--step-size', type=float, help='default: falls from eps to 0')
+    parser.add_argument(
+        '--step-size', type=float, help='default: falls from eps / 4 to 0'
+    )
     parser.add_argument('--epochs', type=int, default=10)
     parser.add_argument('--batch-size', type=int, default=8, help='images of one step')
     parser.add_argument('--indices', type=int, help='fit on the first N images only')

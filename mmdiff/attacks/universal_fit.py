@@ -27,8 +27,8 @@ class UniversalFit:
 
     Args:
         attack: Its objective, budget, mask, passes (``eot``), seed and ``step_size``
-            are those of the fit; by default steps fall linearly from ``eps``, to 0 at
-            the end of all ``steps``.
+            are those of the fit; without one, steps fall linearly from ``eps / 4`` to 0
+            at the end of all ``steps``.
         oracle: Oracle of the model.
         perturbation: Where to go on from; ``None``: from no change.
         stats: Account of the work.
@@ -69,7 +69,7 @@ class UniversalFit:
                     mean[:, :height, :width] += grad / len(open_ones)
         budget, size = self.attack.budget, self.attack.step_size
         if size is None:
-            size = self.attack.eps * (1 - number / self.attack.steps)
+            size = self.attack.eps / 4 * (1 - number / self.attack.steps)
         now.values = budget.shrink(now.values + size * budget.direction(mean))
         return total / len(open_ones)
 

@@ -31,6 +31,17 @@ from .cached_runs import describe
 from .image_set import ImageSet
 from .origin import name_of
 
+# What of a config is for training, which no fit needs.
+TRAINING = (
+    'train_dataloader',
+    'train_cfg',
+    'optim_wrapper',
+    'param_scheduler',
+    'val_dataloader',
+    'val_cfg',
+    'val_evaluator',
+)
+
 
 @LOOPS.register_module()
 class UniversalLoop(BaseLoop):
@@ -292,6 +303,8 @@ def fit_config(cfg: Config, **settings: Any) -> Config:
     test, train = cfg.test_dataloader.dataset, cfg.train_dataloader.dataset
     images = _plain(train.to_dict(), _leaf(test.to_dict())['pipeline'])
     cfg.test_dataloader.dataset = images
+    for name in TRAINING:
+        cfg.pop(name, None)
     leaf = _leaf(images)
     where = leaf.get('ann_file') or leaf.get('data_root') or leaf['type']
     loop = {'type': 'mmdiff.UniversalLoop', 'held_out': test, 'name': str(where)}
