@@ -1,6 +1,7 @@
 """One perturbation for all images: what is added, where, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -83,6 +84,7 @@ def test_a_row_names_the_file_by_what_is_in_it(saved, tmp_path):
     other = saved(name='other', values=values_of(Budget(8), seed=1))
     assert describe(moved) == describe(attack) != describe(Universal(file=other))
     json.dumps(threat)
+    assert replace(attack, seed=3).threat_model() == {**threat, 'seed': 3}
     assert ATTACKS.build(dict(type='Universal', file=file, eps=8)).eps == 8
 
 
