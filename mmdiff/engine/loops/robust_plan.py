@@ -252,8 +252,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
     made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
     if getattr(attack, 'source', None) is not None:
         return made  # more steps fit the source, not the victim
-    if not isinstance(attack, IterativeAttack):
-        return made  # it has no steps
+    if not hasattr(attack, 'steps'):  # a universal perturbation is only added
+        return made
     # Twice the steps; ten more if there are fewer, to find those that are too few.
     steps = attack.steps + max(10, attack.steps)
     size = getattr(attack, 'step_size', None)

@@ -96,20 +96,28 @@ class UniversalLoop(BaseLoop):
         self.oracle = oracle_of(runner.model, ground_truth_scale(dataset))
         self.oracle.classes = tuple(metainfo_of(dataset).get('classes', ()))
         self.images = ImageSet(self.dataloader, lambda sample: None)
-        all_images = _images_of(dataset)
-        taken = {*([] if held_out is None else _images_of(DATASETS.build(held_out)))}
-        kept = [i for i, image in enumerate(all_images) if image not in taken]
-        self.left_out = len(all_images) - len(kept)
-        self.chosen = kept[:indices]
-        if not self.chosen:
-            raise ValueError(
-                f'There are no images to fit on: {self.left_out} of {len(all_images)} '
-                'are in the test set; give other training images.'
-            )
+        self.chosen = self._choose(held_out, indices)
         self.fitted_on = (
             f'{name_of(runner.cfg)}, {len(self.chosen)} images of {name}, objective '
             f'{objective_name(self.attack.objective)}, {epochs} epochs'
         )
+
+    def _choose(self, held_out: dict | None, indices: int | None) -> list[int]:
+        """Numbers of the images to fit on.
+
+        Raises:
+            ValueError: If none is left without those of the test set.
+        """
+        all_images = _images_of(self.dataloader.dataset)
+        taken = {*([] if held_out is None else _images_of(DATASETS.build(held_out)))}
+        kept = [i for i, image in enumerate(all_images) if image not in taken]
+        self.left_out = len(all_images) - len(kept)
+        if not kept:
+            raise ValueError(
+                f'There are no images to fit on: {self.left_out} of {len(all_images)} '
+                'are in the test set; give other training images.'
+            )
+        return kept[:indices]
 
     def _check_settings(self, indices: int | None) -> None:
         """Complain about settings that no fit can have.
