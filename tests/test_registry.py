@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 NAMES = {
-    'ATTACKS': ['APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square'],
+    'ATTACKS': ['APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square', 'Universal'],
     'HOOKS': ['AttackHook', 'SampleHook'],
-    'LOOPS': ['RobustTestLoop'],
+    'LOOPS': ['RobustTestLoop', 'UniversalLoop'],
     'METRICS': ['DenoisingLoss'],
     'MODELS': ['DiffusionUNet', 'DiffusionFPN', 'DiffusionPretrainer'],
     'TRANSFORMS': ['Corrupt'],

@@ -22,8 +22,11 @@ _EXPORTS = {
     'Mask': 'masks',
     'NotApplicable': 'errors',
     'Oracle': 'oracle',
+    'Perturbation': 'perturbation',
     'RandomNoise': 'random_noise',
     'Square': 'square',
+    'Universal': 'universal',
+    'UniversalFit': 'universal_fit',
     'oracle_of': 'oracle',
 }
 __all__ = list(_EXPORTS)

@@ -95,10 +95,16 @@ class Budget:
             lower = (clean - self.eps).clamp(min=0)
             upper = (clean + self.eps).clamp(max=255)
             return adv.clamp(lower, upper)
-        delta = adv - clean
-        delta = delta * (self.eps / delta.norm().clamp(min=self.eps))
         # Clipping to the pixel range moves towards the clean image: still inside.
-        return (clean + delta).clamp(0, 255)
+        return (clean + self.shrink(adv - clean)).clamp(0, 255)
+
+    def shrink(self, delta: Tensor) -> Tensor:
+        """Return the nearest change within the ball (pixel range aside)."""
+        if self.eps is None:
+            return delta
+        if self.norm == 'linf':
+            return delta.clamp(-self.eps, self.eps)
+        return delta * (self.eps / delta.norm().clamp(min=max(self.eps, 1e-12)))
 
     def round(self, adv: Tensor, clean: Tensor) -> Tensor:
         """Return whole pixel values, as a file holds them, still within the ball.

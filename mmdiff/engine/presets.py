@@ -31,6 +31,7 @@ ATTACK_NAMES: dict[str, dict[str, Any]] = {
         for name in REPORTED
     },
     'transfer': {'type': 'MIM', 'source': ''},
+    'universal': {'type': 'Universal'},
 }
 
 

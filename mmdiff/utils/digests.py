@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 SHORT = 12  # hexadecimal digits: enough to tell apart what one machine will ever keep
 
@@ -70,3 +70,10 @@ def digest_tensors(named: Iterable[tuple[str, Tensor]]) -> bytes:
         digest.update(name.encode())
         digest.update(value.cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.digest()
+
+
+def digest_model(model: nn.Module) -> str:
+    """Name the parameters and buffers of a model, in ``SHORT`` hexadecimal digits."""
+    values = (*model.named_parameters(), *model.named_buffers())
+    named = [(f'{k} {tuple(v.shape)} {v.dtype}', v.detach()) for k, v in values]
+    return digest_tensors(named).hex()[:SHORT]

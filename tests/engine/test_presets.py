@@ -112,7 +112,14 @@ def test_a_mistaken_mask_on_the_command_line_is_one_sentence(options, words):
         attack_configs('pgd', **options)
 
 
-@pytest.mark.parametrize('name', sorted(set(ATTACK_NAMES) - {'transfer'}))
+@pytest.mark.parametrize('name', sorted(set(ATTACK_NAMES) - {'transfer', 'universal'}))
 def test_every_name_is_an_attack(name):
     (attack,) = build(name, '4')
     assert attack.eps == 4
+
+
+def test_universal_needs_its_file():
+    with pytest.raises(ValueError, match='universal needs a perturbation; give file='):
+        attack_configs('pgd,universal')
+    with pytest.raises(FileNotFoundError, match='There is no perturbation a.safe'):
+        attack_configs('universal', file='a.safetensors')

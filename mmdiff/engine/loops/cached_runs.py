@@ -16,12 +16,12 @@ from mmengine.config import Config
 from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
 
-from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle
+from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle, Universal
 from mmdiff.attacks.probes import attack_and_look
 from mmdiff.evaluation.record import VERSION, RunRecord
 from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.worst_case import worst_run
-from mmdiff.utils.digests import SHORT, digest_file, digest_json, digest_tensors
+from mmdiff.utils.digests import digest_file, digest_json, digest_model
 from mmdiff.utils.modules import device_of, unwrap
 
 from .batches import Batch, take_over, untouched
@@ -102,10 +102,6 @@ class CachedRuns:
         data = cfg.test_dataloader.dataset.to_dict()
         if batches_know_images:  # then a run on more of them goes on from here
             data.pop('indices', None)
-        weights = (*model.named_parameters(), *model.named_buffers())
-        described = [
-            (f'{k} {tuple(v.shape)} {v.dtype}', v.detach()) for k, v in weights
-        ]
         return [
             VERSION,
             self.images.batch_size,
@@ -113,7 +109,7 @@ class CachedRuns:
             self.scorer.settings(),
             cfg.model.to_dict(),
             data,
-            digest_tensors(described).hex()[:SHORT],
+            digest_model(model),
             device_of(model).type,
         ]
 
@@ -298,6 +294,8 @@ def describe(attack: Attack) -> dict[str, Any]:
     # Named only where there is one: runs without are those of before.
     if settings.pop('mask') is not None:
         settings['mask'] = attack.budget.mask
+    if isinstance(attack, Universal):
+        settings['file'] = attack.perturbation.digest  # wherever it lies
     source = settings.get('source')
     if source is not None:
         settings['source'] = str(source)

@@ -83,7 +83,7 @@ class ImageSet:
         batches = math.ceil(num_images / self.batch_size)
         return min(len(self), batches * self.batch_size)
 
-    def load(self, spans: Sequence[range]) -> Iterable[dict]:
+    def load(self, spans: Sequence[Sequence[int]]) -> Iterable[dict]:
         """Batches of exactly these images, loaded as the dataloader would."""
         loader = self.dataloader
         return DataLoader(

@@ -243,7 +243,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
 
     Args:
         attack: The attack to check. Gradient attacks get all controls, attacks from
-            another model only ``random_noise``, others ``random_noise`` and ``longer``.
+            another model and those without steps only ``random_noise``, others
+            ``random_noise`` and ``longer``.
         num_values: Pixel values of an image, for the size of an L2 budget.
     """
     names = ('norm', 'quantize', 'mask', 'seed')
@@ -251,6 +252,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
     made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
     if getattr(attack, 'source', None) is not None:
         return made  # more steps fit the source, not the victim
+    if not hasattr(attack, 'steps'):  # a universal perturbation is only added
+        return made
     # Twice the steps; ten more if there are fewer, to find those that are too few.
     steps = attack.steps + max(10, attack.steps)
     size = getattr(attack, 'step_size', None)

@@ -41,7 +41,10 @@ CODES = {
         'The lowest of several single draws is lower than what the attacks do: it '
         'understates robustness.'
     ),
-    'weaker_than_noise': 'Its gradients lead nowhere: a working attack may go lower.',
+    'weaker_than_noise': (
+        'It does not touch what the model sees (its gradients lead nowhere, or it was '
+        'made on another model or other images): a working attack may go lower.'
+    ),
     'not_converged': (
         'Give it more or smaller steps: read its metric as an upper bound.'
     ),

@@ -214,7 +214,7 @@ def is_blind(entry: Entry) -> bool:
     """Whether an attack sees no gradient of the model under test."""
     if entry.settings.get('source') is not None:
         return True
-    return entry.attack in ('random_noise', 'square')
+    return entry.attack in ('random_noise', 'square', 'universal')
 
 
 def check_rows(rows: Sequence[Entry], clean: Entry, score_name: str) -> None:
