@@ -16,11 +16,11 @@ PYTHON=${PYTHON:-python3}
 case $STACK in
     onedl)
         VENV=${MMDIFF_VENV:-$PWD/.venv}
-        TORCH=2.8.0 TORCHVISION=0.23.0 MMCV=onedl-mmcv==2.3.6 NEWEST=12
+        TORCH=2.8.0 TORCHVISION=0.23.0 MMCV=onedl-mmcv==2.3.6 NEWEST=12 NUMPY=numpy
         ;;
     openmmlab)
         VENV=${MMDIFF_VENV:-$PWD/.venv-openmmlab}
-        TORCH=2.1.2 TORCHVISION=0.16.2 MMCV=mmcv==2.1.0 NEWEST=11
+        TORCH=2.1.2 TORCHVISION=0.16.2 MMCV=mmcv==2.1.0 NEWEST=11 NUMPY='numpy<2'
         ;;
     *)
         echo "setup_env: STACK=$STACK must be onedl or openmmlab." >&2
@@ -60,7 +60,7 @@ install() {
 
 say "installing torch $TORCH (about 3 GB with its CUDA libraries)"
 install --upgrade pip 'setuptools<81' wheel ninja
-install "torch==$TORCH" "torchvision==$TORCHVISION"
+install "torch==$TORCH" "torchvision==$TORCHVISION" "$NUMPY"
 
 # What mim asks: which wheels are for this torch and these cards ("cpu" without any).
 DEVICE=$("$VENV/bin/python" -c 'import torch
@@ -94,7 +94,10 @@ try_prebuilt() {
     say "looking for a prebuilt ${MMCV%%=*} for torch $TORCH ($DEVICE)"
     rm -rf "$WHEELS.prebuilt"
     "${PIP[@]}" download --quiet --no-deps --no-index --only-binary :all: --retries 0 \
-        --timeout 15 -f "$PREBUILT" "$MMCV" -d "$WHEELS.prebuilt" 2>/dev/null || return 1
+        --timeout 15 -f "$PREBUILT" "$MMCV" -d "$WHEELS.prebuilt" 2>/dev/null || {
+        rm -rf "$WHEELS.prebuilt"
+        return 1
+    }
     # Its ops need what mmcv imports.
     install "$WHEELS.prebuilt"/*.whl
     if has_ops; then
