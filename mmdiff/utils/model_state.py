@@ -3,7 +3,9 @@
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import repeat
+from operator import is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -65,6 +67,40 @@ class KeptTensor:
             owner[name] = self.original
 
 
+@dataclass
+class KeptNames:
+    """What a dictionary of attributes holds beside tensors, under which names.
+
+    Args:
+        owner: The dictionary.
+        values: What it held, tensors too.
+    """
+
+    owner: dict
+    values: dict
+    names: list[str] = field(init=False)
+    plain: list[Any] = field(init=False)
+    count: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        others = {k: v for k, v in self.values.items() if not isinstance(v, Tensor)}
+        self.names, self.plain = list(others), list(others.values())
+        self.count = len(self.owner)
+
+    def reset(self) -> None:
+        """Put back what was replaced or removed, and remove what is new."""
+        # Asked after each gradient of all modules, and nearly always true.
+        if len(self.owner) == self.count and all(
+            map(is_, map(self.owner.get, self.names), self.plain)
+        ):
+            return
+        for name in [k for k in self.owner if k not in self.values and k not in LEFT]:
+            del self.owner[name]
+        for name, value in zip(self.names, self.plain):
+            if self.owner.get(name, LEFT) is not value:
+                self.owner[name] = value
+
+
 class ModelState:
     """Snapshot of all that a loss may write in a model.
 
@@ -77,7 +113,7 @@ class ModelState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._dicts: list[tuple[dict, dict]] = []
+        self._names: list[KeptNames] = []
         self._tensors: dict[int, KeptTensor] = {}
         self._loose: list[tuple[Tensor, Tensor, int | None]] = []
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
@@ -90,7 +126,7 @@ class ModelState:
 
     def _keep_names(self, owner: dict, values: dict) -> None:
         """Keep what a dictionary of attributes holds, under which names."""
-        self._dicts.append((owner, values))
+        self._names.append(KeptNames(owner, values))
         for name, value in values.items():
             if isinstance(value, Tensor):
                 self._keep_tensor(owner, name, value)
@@ -128,22 +164,18 @@ class ModelState:
 
     def reset(self) -> None:
         """Undo what was written since; costs little where nothing was."""
-        self._reset_names()
         for kept in self._tensors.values():
             kept.reset()
+        for names in self._names:  # a tensor that is back is counted
+            names.reset()
         self._reset_contents()
-
-    def _reset_names(self) -> None:
-        for owner, before in self._dicts:
-            for name in [k for k in owner if k not in before and k not in LEFT]:
-                del owner[name]
-            for name, value in before.items():
-                if not isinstance(value, Tensor) and owner.get(name, LEFT) is not value:
-                    owner[name] = value
 
     def _reset_contents(self) -> None:
         for container, before in self._containers:
-            if not _same_items(container, before):
+            # Most are empty: hooks of modules.
+            if len(container) != len(before) or (
+                before and not _same_items(container, before)
+            ):
                 _refill(container, before)
         for tensor, value, version in self._loose:
             if version is None or tensor._version != version:
@@ -192,14 +224,16 @@ def restore_values(tensor: Tensor, value: Tensor) -> None:
 
 
 def _same_items(container: Any, before: Any) -> bool:
-    """Whether a container holds the very same objects as before."""
-    if len(container) != len(before):
-        return False
+    """Whether a container holds the very same objects as one of the same length."""
     if isinstance(container, dict):
-        return all(container.get(key, LEFT) is before[key] for key in before)
+        if container.keys() != before.keys():
+            return False
+        # Past what subclasses make of their items.
+        known = map(dict.__getitem__, repeat(container), before)
+        return all(map(is_, known, before.values()))
     if isinstance(container, set):
         return all(item in container for item in before)
-    return all(a is b for a, b in zip(container, before))
+    return all(map(is_, container, before))
 
 
 def _refill(container: Any, before: Any) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from types import ModuleType
 from typing import Any
 
@@ -57,13 +58,19 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
 
 def _stays_still(name: str, module: nn.Module) -> bool:
     """Whether a module must not be in train mode while losses are taken."""
-    kind = type(module).__name__
     # Heads branch on the flag; backbones do not but for TridentNet's: it would train
     # three branches, and predicts by one.
-    if name.split('.')[0] in ('backbone', 'neck') or kind.startswith('Trident'):
-        return True
-    return isinstance(module, (_NormBase, *DROPPING)) or any(
-        word in kind for word in STOCHASTIC
+    part = name.partition('.')[0]
+    return part in ('backbone', 'neck') or _is_still_kind(type(module))
+
+
+@cache
+def _is_still_kind(kind: type[nn.Module]) -> bool:
+    name = kind.__name__
+    return (
+        name.startswith('Trident')
+        or issubclass(kind, (_NormBase, *DROPPING))
+        or any(word in name for word in STOCHASTIC)
     )
 
 
@@ -75,15 +82,19 @@ def training_flags(model: nn.Module, training: bool) -> Iterator[None]:
     statistics stays in eval mode and nothing is dropped, by modules or by functions,
     so that no buffer changes and the loss is that of the model under test.
     """
-    before = [(module, module.training) for module in model.modules()]
+    named = list(model.named_modules())
+    before = [module.training for _, module in named]
     try:
-        for name, module in model.named_modules():
-            module.training = training and not _stays_still(name, module)
+        for name, module in named:
+            flag = training and not _stays_still(name, module)
+            if module.training != flag:  # nn.Module is slow to set
+                module.training = flag
         with no_dropout():
             yield
     finally:
-        for module, flag in before:
-            module.training = flag
+        for (_, module), flag in zip(named, before):
+            if module.training != flag:
+                module.training = flag
 
 
 @contextmanager
