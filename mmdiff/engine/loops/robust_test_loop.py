@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
@@ -152,7 +153,10 @@ class RobustTestLoop(TestLoop):
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
         self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
-        if not self.evaluator.dataset_meta:  # torch's Subset hides it
+        known = self.evaluator.dataset_meta
+        several = isinstance(self.evaluator, MultiDatasetsEvaluator)
+        # torch's Subset hides it; parts that differ give one each.
+        if not known or (isinstance(known, list) and not several):
             self.evaluator.dataset_meta = metainfo
         self.oracle.classes = classes = tuple(metainfo.get('classes', ()))
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from mmdet.evaluation import (
     CityScapesMetric,
+    CocoMetric,
     CocoOccludedSeparatedMetric,
     CocoPanopticMetric,
     SemSegMetric,
@@ -92,6 +93,13 @@ class DetectionScorer(Scorer):
                 "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox' (it "
                 f'measures {measured}).'
             )
+        for metric in self.evaluator.metrics:
+            if getattr(metric, 'format_only', False):
+                raise ValueError(
+                    f'{type(metric).__name__} with format_only=True writes detections '
+                    'to a file and measures nothing; set format_only=False in '
+                    'test_evaluator.'
+                )
         self._take_out_masks()
 
     def _take_out_masks(self) -> None:
@@ -115,6 +123,29 @@ class DetectionScorer(Scorer):
             raise ValueError(
                 'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
                 'to the test pipeline, after Resize.'
+            )
+        for metric in self.evaluator.metrics:
+            self._check_read(metric, sample)
+
+    def _check_read(self, metric: Any, sample: Any) -> None:
+        """Complain about a metric that does not get its ground truth, or a wrong one.
+
+        Raises:
+            ValueError: If so.
+        """
+        scale = np.resize(sample.metainfo.get('scale_factor', 1), 2)
+        if type(metric) is CocoMetric and metric._coco_api is None:
+            if 'instances' not in sample:
+                raise ValueError(
+                    'CocoMetric has no ground truth: set ann_file in test_evaluator, '
+                    "or add 'instances' to the meta_keys of PackDetInputs."
+                )
+        moved = self.truth.gt_scale == 'input' and (scale != 1).any()
+        if moved and isinstance(metric, VOCMetric):
+            raise ValueError(
+                'VOCMetric compares boxes at the scale of the file, and the test '
+                'pipeline loads them before Resize: its mAP would be wrong; give '
+                'Resize, then LoadAnnotations.'
             )
 
     @staticmethod
