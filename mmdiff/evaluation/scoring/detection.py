@@ -11,14 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmdet.evaluation import (
-    CityScapesMetric,
-    CocoMetric,
-    CocoOccludedSeparatedMetric,
-    CocoPanopticMetric,
-    SemSegMetric,
-    VOCMetric,
-)
+from mmdet.evaluation import VOCMetric
 from mmdet.evaluation.functional import average_precision, bbox_overlaps
 from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmdet.models.utils import samplelist_boxtype2tensor
@@ -28,24 +21,11 @@ from torch import Tensor
 from ..account import Broke
 from ..record import RunRecord
 from .base import Prediction, Scorer
+from .box_metrics import MASK_METRICS, check_measures, check_truth, kinds_of
 from .broke import count_broken
 from .matching import Matcher, matcher_of
 
 FIELDS = ('bboxes', 'scores', 'labels')
-# Metrics that count no boxes, which configs set beside one that does.
-MASK_METRICS = (
-    CityScapesMetric,
-    CocoOccludedSeparatedMetric,
-    CocoPanopticMetric,
-    SemSegMetric,
-)
-
-
-def _kinds(metric: Any) -> list[str]:
-    """What a metric measures: ``['bbox', 'segm']``, ``['mAP']``."""
-    kinds = getattr(metric, 'metrics', getattr(metric, 'metric', None))
-    kinds = kinds if isinstance(kinds, list | tuple) else [kinds]
-    return [str(kind) for kind in kinds if kind is not None]
 
 
 class DetectionScorer(Scorer):
@@ -85,7 +65,7 @@ class DetectionScorer(Scorer):
         return [*super().settings(), self.voc_boxes]
 
     def check_evaluator(self) -> None:
-        kinds = {kind for m in self.evaluator.metrics for kind in _kinds(m)}
+        kinds = {kind for m in self.evaluator.metrics for kind in kinds_of(m)}
         if not {'mAP', 'bbox'} & kinds:
             measured = ', '.join(sorted(kinds)) or 'nothing of the kind'
             raise ValueError(
@@ -94,12 +74,7 @@ class DetectionScorer(Scorer):
                 f'measures {measured}).'
             )
         for metric in self.evaluator.metrics:
-            if getattr(metric, 'format_only', False):
-                raise ValueError(
-                    f'{type(metric).__name__} with format_only=True writes detections '
-                    'to a file and measures nothing; set format_only=False in '
-                    'test_evaluator.'
-                )
+            check_measures(metric)
         self._take_out_masks()
 
     def _take_out_masks(self) -> None:
@@ -109,7 +84,7 @@ class DetectionScorer(Scorer):
             if isinstance(metric, MASK_METRICS):
                 self.not_measured.append(type(metric).__name__)
                 continue
-            if 'segm' in _kinds(metric):
+            if 'segm' in kinds_of(metric):
                 self.not_measured.append(f'segm of {type(metric).__name__}')
                 metric.metrics = [kind for kind in metric.metrics if kind != 'segm']
                 if not metric.metrics:
@@ -125,28 +100,7 @@ class DetectionScorer(Scorer):
                 'to the test pipeline, after Resize.'
             )
         for metric in self.evaluator.metrics:
-            self._check_read(metric, sample)
-
-    def _check_read(self, metric: Any, sample: Any) -> None:
-        """Complain about a metric that does not get its ground truth, or a wrong one.
-
-        Raises:
-            ValueError: If so.
-        """
-        scale = np.resize(sample.metainfo.get('scale_factor', 1), 2)
-        if type(metric) is CocoMetric and metric._coco_api is None:
-            if 'instances' not in sample:
-                raise ValueError(
-                    'CocoMetric has no ground truth: set ann_file in test_evaluator, '
-                    "or add 'instances' to the meta_keys of PackDetInputs."
-                )
-        moved = self.truth.gt_scale == 'input' and (scale != 1).any()
-        if moved and isinstance(metric, VOCMetric):
-            raise ValueError(
-                'VOCMetric compares boxes at the scale of the file, and the test '
-                'pipeline loads them before Resize: its mAP would be wrong; give '
-                'Resize, then LoadAnnotations.'
-            )
+            check_truth(metric, sample, self.truth.gt_scale)
 
     @staticmethod
     def lighten(sample: Any) -> None:
