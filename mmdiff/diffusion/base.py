@@ -336,6 +336,8 @@ class DiffusionModel(Loadable):
             (N, 3, H, W), clipped to [-1, 1].
         """
         steps = self.default_steps if steps is None else steps
+        if steps < 1:
+            raise ValueError(f'steps={steps} must be at least 1.')
         return self._sample(Request(shape, steps, generator, cond, guidance))
 
     @abstractmethod

@@ -42,7 +42,7 @@ from .pictures import draw_gallery, shown_images
 from .probing import ask_once
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller, chosen_origin
-from .settings import NO_IMAGES, check_settings
+from .settings import NO_IMAGES, check_classes, check_settings
 from .trial import try_attacks
 
 
@@ -200,6 +200,7 @@ class RobustTestLoop(TestLoop):
             raise ValueError(
                 'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
             )
+        check_classes(self.oracle)
         self.scorer.check_sample(batch['data_samples'][0])
         restrict_images(self.evaluator, self.images.ids())
         for what in self.scorer.not_measured:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmdiff.attacks import Oracle
 from mmdiff.evaluation.results import PROTOCOLS
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
@@ -24,3 +25,21 @@ def check_settings(protocol: str, indices: int | None, num_images: int) -> None:
         raise ValueError(f'protocol={protocol!r} must be one of {PROTOCOLS}.')
     if indices is not None and indices < 0:
         raise ValueError(f'indices={indices} must be a number of first images.')
+
+
+def check_classes(oracle: Oracle) -> None:
+    """Complain about a model that tells fewer classes than the test set names.
+
+    Raises:
+        ValueError: If so.
+    """
+    try:
+        count = oracle.num_classes
+    except ValueError:  # no head says
+        return
+    if count < len(oracle.classes):
+        raise ValueError(
+            f'The model tells {count} classes and the test set names '
+            f'{len(oracle.classes)}; give the config that the model was trained with, '
+            'or metainfo=dict(classes=...) of its classes to the test set.'
+        )

@@ -748,6 +748,10 @@ def boxes_first(data):
             dict(data=dict(wrap=lambda data: dict(data, pipeline=boxes_first(data)))),
             'VOCMetric compares boxes at the scale of the file',
         ),
+        (
+            dict(data=dict(metainfo=dict(classes=(*CLASSES, 'more')))),
+            'The model tells 6 classes and the test set names 7',
+        ),
         (dict(hook=dict(type='mmdiff.AttackHook', attack=PGD4)), 'remove AttackHook'),
         (dict(data=dict(pipeline='no boxes')), 'has no ground truth; add'),
         (dict(attacks=[dict(PGD4, objective='cls')]), "no loss for objective='cls'"),
