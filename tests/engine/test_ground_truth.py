@@ -112,7 +112,7 @@ def test_other_transforms_that_load_boxes_count_too(name):
 
 
 def test_boxes_rotated_with_their_image_are_known():
-    assert ground_truth_scale(Images(LOAD, dict(type='Rotate'))) == 'input'
+    assert ground_truth_scale(Images(LOAD, dict(type='mmdet.Rotate'))) == 'input'
 
 
 def test_one_of_several_sizes_is_no_second_resize():
@@ -148,13 +148,19 @@ def test_boxes_flipped_with_their_image_are_not_flipped_again():
             [dict(type='Pad', size=(64, 64)), dict(type='RandomFlip', prob=1.0), LOAD],
             'flips images after it pads them',
         ),
-        ([dict(type='RandomShift'), LOAD], 'RandomShift, and nothing says where it'),
-        ([dict(type='Rotate'), LOAD], 'Rotate, and nothing says where it moves'),
-        ([dict(type='Expand'), LOAD], 'Expand, and nothing says where it moves'),
-        ([LOAD, dict(type='Expand')], 'Expand, and nothing says where it moves'),
+        (
+            [dict(type='mmdet.RandomShift'), LOAD],
+            'RandomShift, and nothing says where it',
+        ),
+        ([dict(type='mmdet.Rotate'), LOAD], 'Rotate, and nothing says where it moves'),
+        ([dict(type='mmdet.Expand'), LOAD], 'Expand, and nothing says where it moves'),
+        ([LOAD, dict(type='mmdet.Expand')], 'Expand, and nothing says where it moves'),
         ([RESIZE, LOAD], 'Resize and Resize, and each notes its own scale alone'),
         ([dict(type='TestTimeAug', transforms=[[LOAD]])], 'several inputs of an image'),
-        ([dict(type='MultiBranch', branch_field=['a'], a=LOAD)], 'several inputs of'),
+        (
+            [dict(type='mmdet.MultiBranch', branch_field=['a'], a=LOAD)],
+            'several inputs of',
+        ),
     ],
 )
 def test_a_pipeline_after_which_boxes_are_not_known_is_refused(steps, words):
