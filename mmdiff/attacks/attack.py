@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdiff.utils.seeding import mix_seed
 
-from .budget import Budget
+from .budget import Budget, as_number
 from .masks import build_mask
 from .oracle import Frame, ImageGroup, Oracle, oracle_of
 from .result import AttackResult, AttackStats
@@ -87,7 +87,7 @@ class Attack(ABC):
                     '@dataclass(eq=False).'
                 )
         if self.eps is not None and not isinstance(self.eps, int | float):
-            self.eps = float(self.eps)  # of numpy or torch: reports are JSON
+            self.eps = as_number(self.eps)  # of numpy or torch: reports are JSON
         self.mask = build_mask(self.mask)
         self.budget  # noqa: B018 (it is checked)
 

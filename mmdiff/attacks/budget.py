@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import numbers
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a report compares budgets without waiting for torch
     import torch
@@ -31,7 +32,7 @@ class Budget:
             :class:`mmdiff.attacks.Mask`); empty: all.
 
     Raises:
-        ValueError: For a negative ``eps`` or an unknown ``norm``.
+        ValueError: For a negative or infinite ``eps`` or an unknown ``norm``.
 
     Example:
         >>> Budget(4) in Budget(8), Budget(4) in Budget(8, 'l2'), Budget(4) in Budget()
@@ -45,7 +46,12 @@ class Budget:
     mask: str = ''
 
     def __post_init__(self) -> None:
-        if self.eps is not None and not self.eps >= 0:
+        if self.eps is not None and not math.isfinite(self.eps):
+            raise ValueError(
+                f'eps={self.eps} is no budget; give pixel units (8 is 8/255; 255 '
+                'allows any image).'
+            )
+        if self.eps is not None and self.eps < 0:
             raise ValueError(
                 f'eps={self.eps} is negative; give the budget in pixel units (8 is '
                 '8/255).'
@@ -168,3 +174,29 @@ class Budget:
 def _cut(noise: Tensor, mask: Tensor | None) -> Tensor:
     """Noise inside a mask, 0 outside."""
     return noise if mask is None else noise.where(mask.to(noise.device), 0)
+
+
+def as_number(eps: Any) -> float:
+    """Turn a budget into a plain number: reports are JSON.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        return float(eps)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f'eps={eps!r} must be one number in pixel units (8 is 8/255).'
+        ) from None
+
+
+def check_count(name: str, value: Any) -> None:
+    """Complain about a number of steps, say, that is no whole one above 0.
+
+    Raises:
+        ValueError: If so.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise ValueError(f'{name}={value!r} must be a whole number.')
+    if value < 1:
+        raise ValueError(f'{name}={value} must be at least 1.')

@@ -14,6 +14,7 @@ from torch import Tensor
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.modules import training_flags
 
+from .budget import check_count
 from .dag_proposals import Proposals, propose
 from .errors import GradientBlocked, NotApplicable
 from .oracle import Frame, ImageGroup, Oracle
@@ -71,10 +72,9 @@ class DAG(SourcedAttack):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 1 or not self.gamma > 0:
-            raise ValueError(
-                f'steps={self.steps} must be at least 1 and gamma={self.gamma} above 0.'
-            )
+        check_count('steps', self.steps)
+        if not self.gamma > 0:
+            raise ValueError(f'gamma={self.gamma} must be above 0.')
 
     def threat_model(self) -> dict[str, Any]:
         return {**super().threat_model(), 'objective': 'targets'}

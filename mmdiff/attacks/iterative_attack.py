@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from .budget import check_count
 from .objectives import build_objective, objective_names
 from .oracle import ImageGroup, Oracle, Question
 from .result import AttackStats
@@ -70,7 +71,7 @@ class IterativeAttack(SourcedAttack):
                 f'{type(self).__name__} needs a budget; give eps in pixels (8 is '
                 '8/255).'
             )
-        if not isinstance(self.objective, str):
+        if isinstance(self.objective, Mapping):
             self.objective = dict(self.objective)  # of mmengine's: reports are JSON
             build_objective(self.objective)
         elif self.objective not in objective_names():
@@ -83,8 +84,7 @@ class IterativeAttack(SourcedAttack):
                 f"proposals={self.proposals!r} must be 'fixed' or 'moving'."
             )
         for name in ('steps', 'restarts', 'eot'):
-            if getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+            check_count(name, getattr(self, name))
 
     @abstractmethod
     def search(

@@ -125,6 +125,26 @@ class DiffusionModel(Loadable):
                 f'data_preprocessor.pad_size_divisor={self.total_stride}.'
             )
 
+    def check_images(self, x: Tensor) -> None:
+        """Complain about images that the prior does not take.
+
+        Noise would be broadcast over one of grey, which would go unseen.
+
+        Args:
+            x: Images, to be (N, 3, H, W).
+
+        Raises:
+            ValueError: If there is another number of channels, or :meth:`check_size`.
+        """
+        needed = 3 if self.encoder_stride > 1 else self.noise_channels
+        if x.ndim != 4 or x.shape[1] != needed:
+            raise ValueError(
+                f'Images of the shape {tuple(x.shape)} are not (N, {needed}, H, W), as '
+                'this prior takes them; load them in colour (LoadImageFromFile does), '
+                'with three values of mean and std in the data_preprocessor.'
+            )
+        self.check_size(*x.shape[-2:])
+
     def check_whole(self) -> None:
         """Complain if blocks were deleted.
 
@@ -316,6 +336,8 @@ class DiffusionModel(Loadable):
             (N, 3, H, W), clipped to [-1, 1].
         """
         steps = self.default_steps if steps is None else steps
+        if steps < 1:
+            raise ValueError(f'steps={steps} must be at least 1.')
         return self._sample(Request(shape, steps, generator, cond, guidance))
 
     @abstractmethod

@@ -8,6 +8,7 @@ from __future__ import annotations  # compilers do not know what unions are
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -36,8 +37,10 @@ def resolve_taps(
         taps: The taps to look up.
 
     Raises:
-        ValueError: If the network does not have a name or an index.
+        ValueError: If the network does not have a name or an index, or none is given.
     """
+    if not taps:
+        raise ValueError('No tap is given; name one at least (out_indices).')
     return [_resolve_tap(infos, tap) for tap in taps]
 
 
@@ -50,6 +53,8 @@ def _resolve_tap(infos: Sequence[FeatureInfo], tap: str | int) -> FeatureInfo:
                 f'blocks and layers, none inside attention: {", ".join(by_name)}.'
             )
         return by_name[tap]
+    if isinstance(tap, bool) or not isinstance(tap, Integral):
+        raise ValueError(f'A tap is a name or a whole number, not {tap!r}.')
     count = len(infos)
     if not -count <= tap < count:
         raise ValueError(

@@ -71,7 +71,7 @@ def generate_images(
     """
     out = Path(out).expanduser()
     shape = shape_of(size) if size else model.image_shape
-    check_request(model, num, out, shape, batch_size, class_balanced)
+    check_request(model, num, out, shape, batch_size, class_balanced, steps)
     packed = out.suffix == '.npz'
     folder = out.with_name(f'{out.name}.partial') if packed else out
     weights = model.fingerprint().hex()
@@ -110,6 +110,7 @@ def check_request(
     shape: tuple[int, int],
     batch_size: int,
     class_balanced: bool,
+    steps: int | None,
 ) -> None:
     """Complain about arguments of :func:`generate_images` before anything is drawn.
 
@@ -123,6 +124,8 @@ def check_request(
         )
     if num < 1 or batch_size < 1:
         raise ValueError(f'num={num} and batch_size={batch_size} must be at least 1.')
+    if steps is not None and steps < 1:
+        raise ValueError(f'steps={steps} must be at least 1.')
     if out.suffix == '.npz' and out.exists():
         raise ValueError(f'{out} is there already; remove it or choose another name.')
 

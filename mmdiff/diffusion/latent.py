@@ -277,7 +277,8 @@ def check_latents(unet: dict, vae: dict) -> None:
         vae: Those of the VAE.
 
     Raises:
-        ValueError: If the numbers of channels differ.
+        ValueError: If the numbers of channels differ, or the latents are not one
+            number times what the VAE gives.
     """
     taken, encoded = unet.get('in_channels', 4), vae.get('latent_channels', 4)
     if taken != encoded:
@@ -285,4 +286,20 @@ def check_latents(unet: dict, vae: dict) -> None:
             f'The U-Net takes {taken} channels, the VAE gives {encoded}; inpainting, '
             'depth and editing variants need more than an image: give a text-to-image '
             'prior.'
+        )
+    if vae.get('latents_mean') is not None or vae.get('latents_std') is not None:
+        raise ValueError(
+            'The VAE has latents_mean and latents_std (as Playground v2.5 has): its '
+            'latents are scaled channel by channel, which is not supported; give '
+            'Stable Diffusion 1.x, 2.x or SDXL.'
+        )
+    if vae.get('in_channels', 3) != 3:
+        raise ValueError(
+            f'The VAE takes images of {vae["in_channels"]} channels; give one of RGB '
+            'images.'
+        )
+    if not vae.get('scaling_factor', 1):
+        raise ValueError(
+            "The VAE's config.json has no scaling_factor above 0: latents would all be "
+            'the same; repair it (0.18215 in Stable Diffusion 1.x and 2.x).'
         )

@@ -48,6 +48,7 @@ def read_layout(folder: Path) -> Layout:
         kind = class_of(folder)
         if 'Transformer' in kind:
             raise ValueError(_transformer(str(folder), kind))
+        folder = folder.resolve()  # a link, or '.', does not show what is above
         above = folder.parent / 'model_index.json'
         if not above.is_file() or folder.name not in read_parts(folder.parent):
             return Layout(folder)

@@ -6,6 +6,8 @@ signal-to-noise ratios are equal where ``sigma^2 = (1 - alpha_bar) / alpha_bar``
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler
@@ -52,6 +54,7 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
         ...     ).alphas_cumprod.shape
         torch.Size([1000])
     """
+    check_arguments(schedule)
     args = dict(schedule or {})
     if args.get('beta_schedule') == 'shifted_cosine':
         del args['beta_schedule']
@@ -69,6 +72,22 @@ def build_scheduler(schedule: dict | None = None) -> DDPMScheduler:
         ) from None
 
 
+def check_arguments(schedule: Any) -> None:
+    """Complain about what is no arguments of a schedule by name.
+
+    Raises:
+        ValueError: If so.
+    """
+    if schedule is not None and not isinstance(schedule, Mapping):
+        raise ValueError(
+            f'schedule={schedule!r} must be a dict of arguments, as '
+            "schedule=dict(beta_schedule='linear')."
+        )
+    shift = (schedule or {}).get('shift', 1.0)
+    if not isinstance(shift, int | float) or not shift > 0:
+        raise ValueError(f'shift={shift!r} of the schedule must be a number above 0.')
+
+
 def check_schedule(scheduler: DDPMScheduler) -> None:
     """Complain about a schedule that no prior can have been trained with.
 
@@ -82,10 +101,17 @@ def check_schedule(scheduler: DDPMScheduler) -> None:
             f'prediction_type={prediction_type!r} is unknown; the noise schedule must '
             f'name one of {PREDICTIONS}.'
         )
-    table = scheduler.alphas_cumprod
+    table, betas = scheduler.alphas_cumprod, scheduler.betas
+    if not len(table):
+        raise ValueError(
+            'The noise schedule has no timesteps; give num_train_timesteps (or '
+            'trained_betas) that the prior was trained with.'
+        )
     if table.is_meta:  # it has no values: only names and shapes are looked at
         return
-    if not ((table >= 0) & (table <= 1)).all() or (table.diff() > 0).any():
+    # Of betas above 1 the table may underflow to 0 before it shows.
+    within = all(((x >= 0) & (x <= 1)).all() for x in (table, betas))
+    if not within or (table.diff() > 0).any():
         raise ValueError(
             'The table alpha_bar of the noise schedule does not fall from 1 to 0; '
             'give the betas (between 0 and 1) that the prior was trained with.'

@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from torch import Tensor
 
 from .json_files import one_line, read_json
-from .schedule import build_scheduler, check_schedule
+from .schedule import build_scheduler, check_arguments, check_schedule
 
 # What the table of alpha_bar follows from: they are replaced together.
 TABLE_KEYS = (
@@ -52,6 +52,7 @@ def read_scheduler(folder: Path, schedule: dict | None = None) -> DDPMScheduler:
             be wrong silently.
         ValueError: If the schedule is not variance preserving, or cannot be read.
     """
+    check_arguments(schedule)
     given = dict(schedule or {})
     if not any(key in given for key in TABLE_KEYS):
         scheduler = load_scheduler(folder)
@@ -68,6 +69,7 @@ def read_scheduler(folder: Path, schedule: dict | None = None) -> DDPMScheduler:
 
 def find_scheduler_file(folder: Path) -> Path | None:
     """Return the ``scheduler_config.json`` of a prior; ``None`` if there is none."""
+    folder = folder.resolve()  # a link, or '.', lies elsewhere than it is named
     for place in (folder, folder / 'scheduler', folder.parent / 'scheduler'):
         if (place / 'scheduler_config.json').is_file():
             return place / 'scheduler_config.json'

@@ -57,6 +57,12 @@ def check_unet(config: dict, scheduler: DDPMScheduler) -> None:
             f'This U-Net has learned embeddings of {known} timesteps and the noise '
             f'schedule has {steps}; give the schedule that it was trained with.'
         )
+    if config.get('quantization_config') is not None:
+        raise ValueError(
+            'The weights of this U-Net are quantised (quantization_config in its '
+            'config.json), and gradients and features need them whole; give the '
+            'original weights.'
+        )
     if config.get('class_embed_type') == 'identity':
         raise ValueError(
             "This U-Net has class_embed_type='identity': it takes a vector where a "

@@ -10,6 +10,27 @@ LOADED_BY = {
     'masks': 'LoadAnnotations(with_bbox=True, with_mask=True)',
     'gt_sem_seg': 'LoadAnnotations(with_bbox=True, with_seg=True)',
 }
+# They move what an image shows, and note nowhere by how much.
+MOVING = (
+    'GeomTransform',
+    'RandomAffine',
+    'RandomShift',
+    'Rotate',
+    'ShearX',
+    'ShearY',
+    'TranslateX',
+    'TranslateY',
+)
+# They put the image somewhere on a larger one.
+PLACING = ('CachedMixUp', 'CachedMosaic', 'CopyPaste', 'Expand', 'MixUp', 'Mosaic')
+# Each notes its own scale alone, and mmdet moves boxes back by that.
+SCALING = (
+    'FixScaleResize',
+    'FixShapeResize',
+    'RandomChoiceResize',
+    'RandomResize',
+    'Resize',
+)
 
 
 def parts_of(dataset: Any) -> list[Any]:
@@ -40,9 +61,21 @@ def leaf_pipelines(dataset: Any, after: tuple = ()) -> Iterator[tuple[str, list[
 
 
 def metainfo_of(dataset: Any) -> Mapping[str, Any]:
-    """Read the names of classes and the like, also through wrappers without them."""
-    if getattr(dataset, 'metainfo', None):
-        return dataset.metainfo
+    """Read the names of classes and the like, also through wrappers without them.
+
+    Raises:
+        ValueError: If the parts of a wrapper name different classes.
+    """
+    known = getattr(dataset, 'metainfo', None)
+    if isinstance(known, list):  # of mmdet's ConcatDataset, if its parts differ
+        if len({tuple(part.get('classes', ())) for part in known}) > 1:
+            raise ValueError(
+                'Parts of the test set name different classes, so a label has no one '
+                'meaning; give all of them the same metainfo (classes).'
+            )
+        return known[0]
+    if known:
+        return known
     inside = (metainfo_of(part) for part in parts_of(dataset))
     return next((metainfo for metainfo in inside if metainfo), {})
 
@@ -141,12 +174,8 @@ def check_transforms(name: str, transforms: list[str]) -> None:
             "values of 0 to 255; set mean and std of the model's data_preprocessor "
             'instead.'
         )
-    cuts = [t for t in transforms if 'Crop' in t and t != 'RandomCenterCropPad']
-    if cuts and _scale(transforms) == 'original':
-        raise ValueError(
-            f'The pipeline of {name} has {cuts[0]}, and nothing says where it cuts: '
-            'boxes of the file cannot be placed; leave it out of the test pipeline.'
-        )
+    _check_branches(name, transforms)
+    _check_places(name, transforms)
     pads = [i for i, t in enumerate(transforms) if t == 'Pad']
     flips = [i for i, t in enumerate(transforms) if 'Flip' in t]
     if pads and flips and max(flips) > min(pads):
@@ -156,8 +185,42 @@ def check_transforms(name: str, transforms: list[str]) -> None:
         )
 
 
+def _check_branches(name: str, transforms: list[str]) -> None:
+    """Complain about a pipeline that makes several inputs of one image."""
+    for branching in ('TestTimeAug', 'MultiBranch'):
+        if branching in transforms:
+            raise ValueError(
+                f'The pipeline of {name} has {branching}, which makes several inputs '
+                'of an image, and an attack perturbs one; give the plain test pipeline.'
+            )
+
+
+def _check_places(name: str, transforms: list[str]) -> None:
+    """Complain about a pipeline after which it is not known where the image is."""
+    cuts = [t for t in transforms if 'Crop' in t and t != 'RandomCenterCropPad']
+    if cuts and _scale(transforms) == 'original':
+        raise ValueError(
+            f'The pipeline of {name} has {cuts[0]}, and nothing says where it cuts: '
+            'boxes of the file cannot be placed; leave it out of the test pipeline.'
+        )
+    moving = [t for t in transforms if t in MOVING and _scale(transforms) == 'original']
+    for moves in [*moving, *(t for t in transforms if t in PLACING)]:
+        raise ValueError(
+            f'The pipeline of {name} has {moves}, and nothing says where it moves the '
+            'image: boxes of the file cannot be placed; leave it out of the test '
+            'pipeline.'
+        )
+    sizes = [t for t in transforms if t in SCALING]
+    if len(sizes) > 1 and 'RandomChoice' not in transforms:
+        raise ValueError(
+            f'The pipeline of {name} has {" and ".join(sizes)}, and each notes its own '
+            'scale alone: boxes cannot be placed; resize once.'
+        )
+
+
 def _scale(names: list[str]) -> str:
-    loads = [i for i, name in enumerate(names) if name.endswith('LoadAnnotations')]
+    # LoadPanopticAnnotations and LoadTrackAnnotations load boxes too.
+    loads = [i for i, t in enumerate(names) if re.search('Load.*Annotations$', t)]
     after = names[loads[0] :] if loads else []
     moves = ('Resize', 'Flip', 'Affine', 'Rotate', 'Crop')
     return (

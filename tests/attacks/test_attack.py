@@ -395,6 +395,14 @@ def test_bad_arguments_are_one_sentence():
         (lambda: PGD(step_size=0.0), 'step_size=0.0 must be above 0'),
         (lambda: DAG(steps=0), 'steps=0 must be at least 1'),
         (lambda: DAG(eps=-2), 'eps=-2 is negative'),
+        (lambda: PGD(eps=[2, 4]), r'eps=\[2, 4\] must be one number'),
+        (lambda: PGD(eps='8/255'), "eps='8/255' must be one number"),
+        (lambda: PGD(eps=float('nan')), 'eps=nan is no budget'),
+        (lambda: PGD(eps=float('inf')), 'eps=inf is no budget'),
+        (lambda: PGD(steps=1.5), 'steps=1.5 must be a whole number'),
+        (lambda: PGD(eot='2'), "eot='2' must be a whole number"),
+        (lambda: DAG(steps=1.5), 'steps=1.5 must be a whole number'),
+        (lambda: PGD(objective=None), 'objective=None is unknown'),
     ):
         with pytest.raises(ValueError, match=words) as caught:
             make()

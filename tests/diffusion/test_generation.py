@@ -99,6 +99,7 @@ def test_grid_shows_classes_in_turn():
         (LABELLED, dict(size=18), '18x18 does not divide by the stride 4'),
         (LABELLED, dict(batch_size=0), 'batch_size=0 must be at least 1'),
         (LABELLED, dict(steps=3), 'other settings .steps'),
+        (LABELLED, dict(steps=0), 'steps=0 must be at least 1'),
     ],
 )
 def test_bad_requests_are_one_sentence(tmp_path, source, kwargs, words):

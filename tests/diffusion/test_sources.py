@@ -245,6 +245,78 @@ def test_an_unconditional_latent_pipeline_is_refused(tmp_path, no_weights_read):
     refused(tmp_path / 'unet', 'a UNet2DModel on the latents')
 
 
+def test_a_link_into_a_latent_pipeline_is_no_pixel_prior(
+    tmp_path, monkeypatch, no_weights_read
+):
+    """What is above a link, or above '.', is not seen in its name."""
+    save_parts(tmp_path / 'ldm', unet=UNet2DModel(**PIXEL), vqvae=vq_model())
+    link = tmp_path / 'link'
+    link.symlink_to(tmp_path / 'ldm' / 'unet')
+    betas = dict(beta_schedule='linear')
+    refused(link, "a part 'vqvae' .VQModel. that is not supported", schedule=betas)
+    monkeypatch.chdir(tmp_path / 'ldm' / 'unet')
+    refused('.', "a part 'vqvae' .VQModel.", schedule=betas)
+
+
+def test_a_link_has_the_schedule_of_its_pipeline(tmp_path):
+    unet, scheduler = UNet2DModel(**PIXEL), DDPMScheduler(**BETAS)
+    save_parts(tmp_path / 'ddpm', scheduler=scheduler, unet=unet)
+    link = tmp_path / 'link'
+    link.symlink_to(tmp_path / 'ddpm' / 'unet')
+    table = load(tmp_path / 'ddpm').alphas_cumprod
+    assert torch.equal(load(link).alphas_cumprod, table)
+
+
+@pytest.mark.parametrize(
+    'vae, words',
+    [
+        (dict(latents_mean=[1.0] * 4, latents_std=[2.0] * 4), 'channel by channel'),
+        (dict(scaling_factor=0.0), 'no scaling_factor above 0'),
+        (dict(scaling_factor=None), 'no scaling_factor above 0'),
+        (dict(in_channels=1), 'takes images of 1 channels'),
+    ],
+)
+def test_autoencoders_of_other_latents_are_refused(
+    tmp_path, vae, words, no_weights_read
+):
+    parts = dict(unet=UNet2DConditionModel(**UNET), vae=AutoencoderKL(**{**VAE, **vae}))
+    save_parts(tmp_path, **parts)
+    refused(tmp_path, words)
+
+
+def test_quantised_weights_are_refused(folder, no_weights_read):
+    config = json.loads((folder / 'config.json').read_text())
+    config['quantization_config'] = dict(quant_method='bitsandbytes')
+    (folder / 'config.json').write_text(json.dumps(config))
+    refused(folder, 'weights of this U-Net are quantised')
+
+
+@pytest.mark.parametrize(
+    'schedule, words',
+    [
+        ('linear', "schedule='linear' must be a dict"),
+        ([1], r'schedule=\[1\] must be a dict'),
+        (dict(num_train_timesteps=0), 'has no timesteps'),
+        (dict(beta_end=2.0), 'does not fall from 1 to 0; give the betas'),
+        (
+            dict(beta_end=2.0, prediction_type='v_prediction'),
+            'does not fall from 1 to 0; give the betas',
+        ),
+        (dict(beta_schedule='shifted_cosine', shift=0), 'shift=0 of the schedule must'),
+        (dict(beta_schedule='shifted_cosine', shift='a'), "shift='a' of the schedule"),
+    ],
+)
+def test_a_schedule_that_is_none_is_one_sentence(folder, schedule, words):
+    refused(folder, words, schedule=schedule)
+    refused(TINY_UNET, words, schedule=schedule)
+
+
+@pytest.mark.parametrize('config', [dict(trained_betas=[]), dict(beta_end=2.0)])
+def test_a_file_with_impossible_betas_is_one_sentence(folder, config, no_weights_read):
+    write_schedule(folder, _class_name='DDIMScheduler', **config)
+    refused(folder, 'has no timesteps|does not fall from 1 to 0')
+
+
 def test_other_autoencoders_and_encoders_are_refused(tmp_path, no_weights_read):
     unet = UNet2DConditionModel(**UNET)
     save_parts(tmp_path / 'a', unet=unet, vae=vq_model())

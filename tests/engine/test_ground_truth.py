@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import batch_of, detector_config
 from mmcv.transforms import Compose, RandomApply
+from mmdet.datasets import ConcatDataset as MMDetConcat
 from mmdet.registry import MODELS, TRANSFORMS
 from mmengine.dataset import (
     BaseDataset,
@@ -18,7 +19,7 @@ from mmengine.hub import get_config
 from torch.utils.data import Subset
 
 from mmdiff.attacks import PGD, RandomNoise, oracle_of
-from mmdiff.engine.ground_truth import ground_truth_scale, truth_needed
+from mmdiff.engine.ground_truth import ground_truth_scale, metainfo_of, truth_needed
 from mmdiff.engine.hooks import AttackHook
 from mmdiff.engine.loops.trial import try_attacks
 
@@ -100,6 +101,36 @@ def test_what_a_dataset_reads_from_is_no_dataset():
     assert ground_truth_scale(dataset) == 'input'
 
 
+@pytest.mark.parametrize('name', ['LoadPanopticAnnotations', 'LoadTrackAnnotations'])
+def test_other_transforms_that_load_boxes_count_too(name):
+    load = type(name, (), {})()
+    dataset = Images(RESIZE)
+    dataset.pipeline.transforms.insert(0, load)
+    assert ground_truth_scale(dataset) == 'input'
+    dataset.pipeline.transforms.reverse()
+    assert ground_truth_scale(dataset) == 'original'
+
+
+def test_boxes_rotated_with_their_image_are_known():
+    assert ground_truth_scale(Images(LOAD, dict(type='mmdet.Rotate'))) == 'input'
+
+
+def test_one_of_several_sizes_is_no_second_resize():
+    either = dict(type='RandomChoice', transforms=[[RESIZE], [RESIZE]])
+    assert ground_truth_scale(Images(either, LOAD)) == 'original'
+
+
+def test_parts_with_other_information_have_one_list_of_classes():
+    """mmdet's ConcatDataset then gives a list where others give names."""
+    parts = [as_test(), as_test()]
+    for part in parts:
+        part._metainfo = dict(classes=('cat', 'dog'), palette=[id(part)])
+    assert metainfo_of(MMDetConcat(parts))['classes'] == ('cat', 'dog')
+    parts[1]._metainfo = dict(classes=('dog', 'cat'))
+    with pytest.raises(ValueError, match='name different classes'):
+        metainfo_of(MMDetConcat(parts))
+
+
 def test_boxes_flipped_with_their_image_are_not_flipped_again():
     flip = dict(type='RandomFlip', prob=1.0)
     assert ground_truth_scale(Images(LOAD, flip)) == 'input'
@@ -116,6 +147,19 @@ def test_boxes_flipped_with_their_image_are_not_flipped_again():
         (
             [dict(type='Pad', size=(64, 64)), dict(type='RandomFlip', prob=1.0), LOAD],
             'flips images after it pads them',
+        ),
+        (
+            [dict(type='mmdet.RandomShift'), LOAD],
+            'RandomShift, and nothing says where it',
+        ),
+        ([dict(type='mmdet.Rotate'), LOAD], 'Rotate, and nothing says where it moves'),
+        ([dict(type='mmdet.Expand'), LOAD], 'Expand, and nothing says where it moves'),
+        ([LOAD, dict(type='mmdet.Expand')], 'Expand, and nothing says where it moves'),
+        ([RESIZE, LOAD], 'Resize and Resize, and each notes its own scale alone'),
+        ([dict(type='TestTimeAug', transforms=[[LOAD]])], 'several inputs of an image'),
+        (
+            [dict(type='mmdet.MultiBranch', branch_field=['a'], a=LOAD)],
+            'several inputs of',
         ),
     ],
 )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from builders import make_record
-from mmdet.evaluation import VOCMetric
+from mmdet.evaluation import LVISMetric, VOCMetric
 from mmdet.evaluation.functional import eval_map
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric, Evaluator
@@ -285,6 +285,18 @@ def test_only_metrics_with_a_file_of_their_own_are_restricted_to_images():
     listed._coco_api = 'a file of many'
     restrict_images(Evaluator([plain, listed]), [3, 4])
     assert listed.img_ids == [3, 4] and not hasattr(plain, 'img_ids')
+
+
+def test_lvis_metric_counts_the_tested_images_only(monkeypatch, tmp_path):
+    """It keeps its annotations under another name than COCO's."""
+    module = 'mmdet.evaluation.metrics.lvis_metric'
+    monkeypatch.setattr(f'{module}.lvis', 'installed')
+    monkeypatch.setattr(f'{module}.LVIS', lambda path: path, raising=False)
+    file = tmp_path / 'lvis.json'
+    file.write_text('{}')
+    metric = LVISMetric(ann_file=str(file))
+    restrict_images(Evaluator([metric]), [3, 4])
+    assert metric.img_ids == [3, 4]
 
 
 def test_a_task_without_a_scorer_is_refused():

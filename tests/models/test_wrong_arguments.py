@@ -20,6 +20,11 @@ LABELLED_EDM = {**EDM, 'label_dim': 3}
         (TINY_UNET, dict(timestep='10'), "timestep='10' is no whole number"),
         (TINY_UNET, dict(timestep=True), 'timestep=True is no whole number'),
         (TINY_UNET, dict(condition=0), 'is unconditional'),
+        (TINY_UNET, dict(out_indices=()), 'No tap is given; name one'),
+        (TINY_UNET, dict(out_indices=(1.0,)), 'a name or a whole number, not 1.0'),
+        (TINY_UNET, dict(out_indices=(True,)), 'a name or a whole number, not True'),
+        (TINY_UNET, dict(noise_seed='a'), "noise_seed='a' must be a whole number"),
+        (TINY_UNET, dict(num_noise=2.5), "num_noise=2.5 with noise='fixed' makes no"),
         (CLASSES, {}, 'is class-conditional: give a class .condition.*0 to 2'),
         (CLASSES, dict(condition=3), 'condition=3 is out of range.*0 to 2'),
         (CLASSES, dict(condition=-1), 'condition=-1 is out of range'),
@@ -43,6 +48,13 @@ def test_every_class_and_no_class_of_a_prior_can_be_asked_for():
         assert len(build(model, condition=label)(x)) == 3
     edm = DiffusionUNet(LABELLED_EDM, sigma=1.0, out_indices=('mid',))
     assert len(edm(x)) == 1
+
+
+@pytest.mark.parametrize('noise', ['fixed', 'fresh', 'none'])
+def test_grey_images_are_refused(noise):
+    """Noise of three channels would be broadcast over them."""
+    with pytest.raises(ValueError, match='not .N, 3, H, W.*load them in colour'):
+        build(noise=noise)(torch.zeros(1, 1, 32, 32))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -183,7 +183,9 @@ def check_pixels(x: Tensor) -> None:
     """
     if x.numel() == 0:
         raise ValueError('There is an image without pixels; check the test pipeline.')
-    low, high = x.min().item(), x.max().item()
+    # Of unsigned integers torch compares those of 8 bits alone.
+    values = x if x.is_floating_point() else x.long()
+    low, high = values.min().item(), values.max().item()
     if low >= 0 and high <= 255:
         # Whole values may be a very dark image; fractions up to a few are none.
         if high > DARK or not x.is_floating_point() or bool((x == x.round()).all()):

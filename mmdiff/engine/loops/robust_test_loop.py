@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
@@ -32,7 +33,7 @@ from .probing import ask_once
 from .randomness import watch_randomness
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller, chosen_origin
-from .settings import NO_IMAGES, check_evaluations, check_settings
+from .settings import NO_IMAGES, check_classes, check_evaluations, check_settings
 from .trial import try_attacks
 
 
@@ -146,7 +147,10 @@ class RobustTestLoop(TestLoop):
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
         self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
-        if not self.evaluator.dataset_meta:  # torch's Subset hides it
+        known = self.evaluator.dataset_meta
+        several = isinstance(self.evaluator, MultiDatasetsEvaluator)
+        # torch's Subset hides it; parts that differ give one each.
+        if not known or (isinstance(known, list) and not several):
             self.evaluator.dataset_meta = metainfo
         self.oracle.classes = classes = tuple(metainfo.get('classes', ()))
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
@@ -191,6 +195,7 @@ class RobustTestLoop(TestLoop):
             raise ValueError(
                 'RobustTestLoop attacks by itself; remove AttackHook from custom_hooks.'
             )
+        check_classes(self.oracle)
         self.scorer.check_sample(batch['data_samples'][0])
         restrict_images(self.evaluator, self.images.ids())
         for what in self.scorer.not_measured:

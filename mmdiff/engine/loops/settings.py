@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmdiff.attacks import Oracle
 from mmdiff.evaluation.results import PROTOCOLS
 
 NO_IMAGES = 'The test set has no images; check its ann_file, data_root and indices.'
@@ -40,4 +41,22 @@ def check_evaluations(evaluations: int, skip_fooled: bool) -> None:
         raise ValueError(
             'skip_fooled=True would keep what is lowest by luck of a model that draws; '
             f'leave it out with evaluations={evaluations}.'
+        )
+
+
+def check_classes(oracle: Oracle) -> None:
+    """Complain about a model that tells fewer classes than the test set names.
+
+    Raises:
+        ValueError: If so.
+    """
+    try:
+        count = oracle.num_classes
+    except ValueError:  # no head says
+        return
+    if count < len(oracle.classes):
+        raise ValueError(
+            f'The model tells {count} classes and the test set names '
+            f'{len(oracle.classes)}; give the config that the model was trained with, '
+            'or metainfo=dict(classes=...) of its classes to the test set.'
         )

@@ -43,7 +43,8 @@ def restrict_images(evaluator: Evaluator, img_ids: Iterable | None) -> None:
                 'test set come more than once; test without datasets that repeat '
                 'images or share ids.'
             )
-        if metric._coco_api is not None:
+        # LVISMetric reads its file by another package, under another name.
+        if metric._coco_api is not None or getattr(metric, '_lvis_api', None):
             metric.img_ids = ids
 
 

@@ -11,13 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from mmdet.evaluation import (
-    CityScapesMetric,
-    CocoOccludedSeparatedMetric,
-    CocoPanopticMetric,
-    SemSegMetric,
-    VOCMetric,
-)
+from mmdet.evaluation import VOCMetric
 from mmdet.evaluation.functional import average_precision, bbox_overlaps
 from mmdet.evaluation.functional.mean_ap import tpfp_default
 from mmdet.models.utils import samplelist_boxtype2tensor
@@ -27,24 +21,11 @@ from torch import Tensor
 from ..account import Broke
 from ..record import RunRecord
 from .base import Prediction, Scorer
+from .box_metrics import MASK_METRICS, check_measures, check_truth, kinds_of
 from .broke import count_broken
 from .matching import Matcher, matcher_of
 
 FIELDS = ('bboxes', 'scores', 'labels')
-# Metrics that count no boxes, which configs set beside one that does.
-MASK_METRICS = (
-    CityScapesMetric,
-    CocoOccludedSeparatedMetric,
-    CocoPanopticMetric,
-    SemSegMetric,
-)
-
-
-def _kinds(metric: Any) -> list[str]:
-    """What a metric measures: ``['bbox', 'segm']``, ``['mAP']``."""
-    kinds = getattr(metric, 'metrics', getattr(metric, 'metric', None))
-    kinds = kinds if isinstance(kinds, list | tuple) else [kinds]
-    return [str(kind) for kind in kinds if kind is not None]
 
 
 class DetectionScorer(Scorer):
@@ -84,7 +65,7 @@ class DetectionScorer(Scorer):
         return [*super().settings(), self.voc_boxes]
 
     def check_evaluator(self) -> None:
-        kinds = {kind for m in self.evaluator.metrics for kind in _kinds(m)}
+        kinds = {kind for m in self.evaluator.metrics for kind in kinds_of(m)}
         if not {'mAP', 'bbox'} & kinds:
             measured = ', '.join(sorted(kinds)) or 'nothing of the kind'
             raise ValueError(
@@ -92,6 +73,8 @@ class DetectionScorer(Scorer):
                 "VOCMetric with metric='mAP' or to CocoMetric with metric='bbox' (it "
                 f'measures {measured}).'
             )
+        for metric in self.evaluator.metrics:
+            check_measures(metric)
         self._take_out_masks()
 
     def _take_out_masks(self) -> None:
@@ -101,7 +84,7 @@ class DetectionScorer(Scorer):
             if isinstance(metric, MASK_METRICS):
                 self.not_measured.append(type(metric).__name__)
                 continue
-            if 'segm' in _kinds(metric):
+            if 'segm' in kinds_of(metric):
                 self.not_measured.append(f'segm of {type(metric).__name__}')
                 metric.metrics = [kind for kind in metric.metrics if kind != 'segm']
                 if not metric.metrics:
@@ -116,6 +99,8 @@ class DetectionScorer(Scorer):
                 'The test set has no ground truth; add LoadAnnotations(with_bbox=True) '
                 'to the test pipeline, after Resize.'
             )
+        for metric in self.evaluator.metrics:
+            check_truth(metric, sample, self.truth.gt_scale)
 
     @staticmethod
     def lighten(sample: Any) -> None:

@@ -79,7 +79,7 @@ class DiffusionUNet(BaseModule):
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
-        self._check_noise(noise, num_noise)
+        self._check_noise(noise, num_noise, noise_seed)
         self.noise, self.noise_seed, self.num_noise = noise, noise_seed, num_noise
         self.condition = condition
         self.frozen = frozen
@@ -159,10 +159,13 @@ class DiffusionUNet(BaseModule):
         return [info.stride for info in self.out_taps]
 
     @staticmethod
-    def _check_noise(noise: str, num_noise: int) -> None:
+    def _check_noise(noise: str, num_noise: int, seed: int) -> None:
+        if not isinstance(seed, Integral):
+            raise ValueError(f'noise_seed={seed!r} must be a whole number.')
         if noise not in NOISES:
             raise ValueError(f'noise={noise!r} is unknown; choose one of {NOISES}.')
-        if num_noise < 1 or (noise == 'none' and num_noise > 1):
+        whole = isinstance(num_noise, Integral)
+        if not whole or num_noise < 1 or (noise == 'none' and num_noise > 1):
             raise ValueError(
                 f'num_noise={num_noise} with noise={noise!r} makes no sense; average '
                 "at least one noise, and exactly one (of none) with noise='none'."
@@ -276,7 +279,7 @@ class DiffusionUNet(BaseModule):
             cond = torch.full((len(x),), self.condition, device=x.device)
         names = [info.name for info in self.out_taps]
         sums: list[Tensor] | None = None
-        self.model.check_size(*x.shape[-2:])
+        self.model.check_images(x)
         x0 = self.model.encode(x)
         for k in range(self.num_noise):
             x_t = self.model.add_noise(x0, self.time, self._draw(x0, k))

@@ -736,6 +736,12 @@ def test_an_attack_of_too_few_or_too_small_steps_is_flagged(robust):
         assert 'not_converged' in [flag['code'] for flag in entry['flags']]
 
 
+def boxes_first(data):
+    """The pipeline with boxes that are loaded before Resize."""
+    image, resize, boxes, pack = data['pipeline']
+    return [image, boxes, resize, pack]
+
+
 @pytest.mark.parametrize(
     'settings, words',
     [
@@ -749,6 +755,26 @@ def test_an_attack_of_too_few_or_too_small_steps_is_flagged(robust):
         (
             dict(evaluator=dict(type='CocoMetric', metric='segm')),
             'compares the mAP of boxes.*it measures segm',
+        ),
+        (
+            dict(
+                evaluator=dict(
+                    type='CocoMetric', format_only=True, outfile_prefix='out'
+                )
+            ),
+            'format_only=True writes detections to a file and measures nothing',
+        ),
+        (
+            dict(evaluator=dict(type='CocoMetric', metric='bbox')),
+            'CocoMetric has no ground truth: set ann_file',
+        ),
+        (
+            dict(data=dict(wrap=lambda data: dict(data, pipeline=boxes_first(data)))),
+            'VOCMetric compares boxes at the scale of the file',
+        ),
+        (
+            dict(data=dict(metainfo=dict(classes=(*CLASSES, 'more')))),
+            'The model tells 6 classes and the test set names 7',
         ),
         (dict(hook=dict(type='mmdiff.AttackHook', attack=PGD4)), 'remove AttackHook'),
         (dict(data=dict(pipeline='no boxes')), 'has no ground truth; add'),
@@ -946,6 +972,21 @@ def test_the_first_images_of_a_wrapped_set_are_those_of_the_set(robust, wrapper)
 def test_a_whole_wrapped_set_is_attacked(robust):
     report = run(robust([PGD4], data=dict(wrap=WRAPPERS['mixed'])))
     assert report['complete'] and report['results'][1]['num_images'] == 4
+
+
+def test_parts_that_differ_in_colours_alone_are_one_set(robust):
+    """mmdet's ConcatDataset gives a list of their information, in place of one."""
+
+    def two(data, **changes):
+        other = dict(data, metainfo=dict(classes=CLASSES, **changes))
+        return dict(type='ConcatDataset', datasets=[data, other])
+
+    plain = run(robust([PGD4], 'plain', data=dict(wrap=two)))
+    coloured = dict(wrap=lambda data: two(data, palette=[(1, 1, 1)] * len(CLASSES)))
+    report = run(robust([PGD4], 'coloured', data=coloured))
+    for one, other in zip(plain['results'], report['results'], strict=True):
+        assert one['metrics'] == other['metrics']
+        assert one['per_class'] == other['per_class']
 
 
 def test_an_empty_wrapped_set_is_one_sentence(robust):
