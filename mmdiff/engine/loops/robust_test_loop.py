@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmdet.evaluation import MultiDatasetsEvaluator
 from mmengine.dataset import pseudo_collate
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner, TestLoop
@@ -33,7 +32,13 @@ from .probing import ask_once
 from .randomness import watch_randomness
 from .robust_plan import RobustPlan, Step, build_attacks
 from .rows import Outcome, RowFiller, chosen_origin
-from .settings import NO_IMAGES, check_classes, check_evaluations, check_settings
+from .settings import (
+    NO_IMAGES,
+    check_classes,
+    check_evaluations,
+    check_settings,
+    name_classes,
+)
 from .trial import try_attacks
 
 
@@ -147,11 +152,7 @@ class RobustTestLoop(TestLoop):
         self.images = ImageSet(self.dataloader, kind.lighten, self.indices)
         self.num_checked = self.images.count_whole_batches(sanity_images)
         metainfo = metainfo_of(dataset)
-        known = self.evaluator.dataset_meta
-        several = isinstance(self.evaluator, MultiDatasetsEvaluator)
-        # torch's Subset hides it; parts that differ give one each.
-        if not known or (isinstance(known, list) and not several):
-            self.evaluator.dataset_meta = metainfo
+        name_classes(self.evaluator, metainfo)
         self.oracle.classes = classes = tuple(metainfo.get('classes', ()))
         truth = GroundTruth(len(self.images), self.images.sample, classes, gt_scale)
         self.scorer = kind(self.evaluator, truth)

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
+from mmdet.evaluation import MultiDatasetsEvaluator
+from mmengine.evaluator import Evaluator
+
 from mmdiff.attacks import Oracle
 from mmdiff.evaluation.results import PROTOCOLS
 
@@ -60,3 +66,12 @@ def check_classes(oracle: Oracle) -> None:
             f'{len(oracle.classes)}; give the config that the model was trained with, '
             'or metainfo=dict(classes=...) of its classes to the test set.'
         )
+
+
+def name_classes(evaluator: Evaluator, metainfo: Mapping[str, Any]) -> None:
+    """Tell an evaluator the classes of the test set, unless it was told one list."""
+    known = evaluator.dataset_meta
+    several = isinstance(evaluator, MultiDatasetsEvaluator)
+    # torch's Subset hides it; parts that differ give one each.
+    if not known or (isinstance(known, list) and not several):
+        evaluator.dataset_meta = metainfo
