@@ -23,6 +23,7 @@ from torch import Tensor
 from mmdiff.models import DiffusionUNet
 from mmdiff.utils.digests import digest_json, digest_tensors
 from mmdiff.utils.files import whole_file
+from mmdiff.utils.modules import autocast_dtype
 from mmdiff.version import __version__
 
 PRECISIONS = {'bf16': torch.bfloat16, 'fp32': torch.float32}
@@ -229,9 +230,7 @@ class FeatureCache:
     def _names(self, backbone: DiffusionUNet, x: Tensor) -> list[str]:
         """Names of the entries of a batch."""
         device = x.device.type
-        autocast = torch.is_autocast_enabled(device) and str(
-            torch.get_autocast_dtype(device)
-        )
+        autocast = str(autocast_dtype(device))
         context = (
             self._fingerprint(backbone)
             + digest_json(

@@ -103,6 +103,11 @@ def check_target(file: Path) -> None:
     """
     if file.suffix not in SUFFIXES:
         raise ValueError(f'{file} must end in {" or ".join(SUFFIXES)}.')
+    if file.suffix == '.pt2' and not hasattr(torch.export, 'Dim'):
+        raise ValueError(
+            f'A program of torch.export needs torch 2.2, and this is '
+            f'{torch.__version__}; write .onnx instead.'
+        )
     if file.suffix == '.onnx' and importlib.util.find_spec('onnx') is None:
         raise ValueError(
             "ONNX needs packages that are not installed; pip install 'mmdiff[onnx]'."

@@ -43,6 +43,24 @@ def device_of(model: nn.Module) -> torch.device:
     return next(model.parameters()).device
 
 
+def autocast_dtype(device: str) -> torch.dtype | None:
+    """Precision of mixed precision on a kind of device; ``None`` where it is off.
+
+    Example:
+        >>> with torch.autocast('cpu', torch.bfloat16):
+        ...     autocast_dtype('cpu')
+        torch.bfloat16
+    """
+    if hasattr(torch, 'get_autocast_dtype'):  # from torch 2.4 on
+        on = torch.is_autocast_enabled(device)
+        return torch.get_autocast_dtype(device) if on else None
+    if device == 'cpu':
+        on, kind = torch.is_autocast_cpu_enabled(), torch.get_autocast_cpu_dtype()
+    else:
+        on, kind = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
+    return kind if on else None
+
+
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
     """Take no gradient of any parameter: only the input's is computed."""

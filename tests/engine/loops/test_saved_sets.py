@@ -7,7 +7,7 @@ import pytest
 from test_robust_test_loop import (  # noqa: F401 (fixtures)
     VOC,
     Channels,
-    _threads,
+    _quick,
     coco_evaluator,
     make_runner,
     robust,

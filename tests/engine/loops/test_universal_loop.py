@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from test_robust_test_loop import (  # noqa: F401 (fixtures)
-    _threads,
+    _quick,
     make_runner,
     robust,
     run,
