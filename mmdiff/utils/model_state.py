@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 # Attributes of a module that no loss writes, or that others put back.
 LEFT = ('training', '_parameters', '_modules', '_buffers')
+# What torch itself keeps in a module, hooks above all.
+OF_TORCH = frozenset(vars(nn.Module())) - set(LEFT)
 # Objects that are no state of a model: what they hold is not looked at.
 OPAQUE = (type, FunctionType, MethodType, ModuleType, nn.Module, torch.Generator)
 FOREIGN = ('torch', 'logging', 'threading', 'multiprocessing', 'mmengine.runner')
@@ -118,6 +120,7 @@ class ModelState:
         self._loose: list[tuple[Tensor, Tensor, int | None]] = []
         self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._containers: list[tuple[Any, Any]] = []
+        self._hooks: list[tuple[Any, Any]] = []
         self._seen: dict[int, Any] = {}
         for module in model.modules():
             attributes = {k: v for k, v in vars(module).items() if k not in LEFT}
@@ -130,6 +133,8 @@ class ModelState:
         for name, value in values.items():
             if isinstance(value, Tensor):
                 self._keep_tensor(owner, name, value)
+            elif name in OF_TORCH and isinstance(value, dict | set):
+                self._hooks.append((value, value.copy()))
             else:
                 self._look_into(value)
 
@@ -171,12 +176,7 @@ class ModelState:
         self._reset_contents()
 
     def _reset_contents(self) -> None:
-        for container, before in self._containers:
-            # Most are empty: hooks of modules.
-            if len(container) != len(before) or (
-                before and not _same_items(container, before)
-            ):
-                _refill(container, before)
+        _reset_containers(self._containers)
         for tensor, value, version in self._loose:
             if version is None or tensor._version != version:
                 restore_values(tensor, value)
@@ -187,6 +187,8 @@ class ModelState:
     def close(self) -> None:
         """Put back the objects themselves; the last call."""
         self.reset()
+        # No loss asks for hooks; those of all modules are most of what there is.
+        _reset_containers(self._hooks)
         for kept in self._tensors.values():
             kept.close()
 
@@ -221,6 +223,13 @@ def restore_values(tensor: Tensor, value: Tensor) -> None:
     if not torch.equal(tensor, value):
         with torch.inference_mode(tensor.is_inference()), torch.no_grad():
             tensor.copy_(value)
+
+
+def _reset_containers(pairs: list[tuple[Any, Any]]) -> None:
+    """Give containers the items that they had before."""
+    for container, before in pairs:
+        if len(container) != len(before) or not _same_items(container, before):
+            _refill(container, before)
 
 
 def _same_items(container: Any, before: Any) -> bool:
