@@ -31,6 +31,20 @@ CONFIGS = {
 NUM_CLASSES = 5
 
 
+TORCH = tuple(int(part) for part in torch.__version__.split('.')[:2])
+
+
+def needs_torch(version: tuple[int, int], what: str) -> None:
+    """Skip a test of what an older torch cannot do.
+
+    Args:
+        version: The first that can.
+        what: What it is, for the reason.
+    """
+    if version > TORCH:
+        pytest.skip(f'{what} needs torch {version[0]}.{version[1]}')
+
+
 # The tests are many small operations: threads only get in each other's way.
 torch.set_num_threads(1)
 

@@ -103,9 +103,9 @@ def check_target(file: Path) -> None:
     """
     if file.suffix not in SUFFIXES:
         raise ValueError(f'{file} must end in {" or ".join(SUFFIXES)}.')
-    if file.suffix == '.pt2' and not hasattr(torch.export, 'Dim'):
+    if file.suffix == '.pt2' and not hasattr(torch, 'get_autocast_dtype'):
         raise ValueError(
-            f'A program of torch.export needs torch 2.2, and this is '
+            f'A program of torch.export needs torch 2.4, and this is '
             f'{torch.__version__}; write .onnx instead.'
         )
     if file.suffix == '.onnx' and importlib.util.find_spec('onnx') is None:

@@ -1,14 +1,16 @@
 """The prior as components of mm models, and as a model to train."""
 
-from importlib.util import find_spec
-
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer
 
 __all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
 
-if find_spec('mmpretrain'):  # detectors do without it
+try:
     from .heads import AttentionClsHead  # noqa: F401
-
+except ImportError:
+    # Without mmpretrain, or what it imports, there is no classifier for the head:
+    # detectors do without.
+    pass
+else:
     __all__ += ['AttentionClsHead']

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import needs_torch
 from torch import nn
 
 from mmdiff.engine.feature_export import FeatureGraph, export_features
@@ -19,6 +20,7 @@ def graph(make_detector):
 
 
 def test_a_program_gives_the_features_of_backbone_and_neck(graph, tmp_path):
+    needs_torch((2, 4), 'a graph without breaks')
     file, image = tmp_path / 'features.pt2', torch.rand(2, 3, 64, 96)
     assert export_features(graph, file, image) <= 1e-5
     program = torch.export.load(str(file)).module()
@@ -39,6 +41,7 @@ def test_onnx_gives_the_features_of_backbone_and_neck(graph, tmp_path):
 
 
 def test_one_graph_without_breaks_is_compiled(graph):
+    needs_torch((2, 4), 'a graph without breaks')
     compiled = torch.compile(graph, fullgraph=True, backend='eager')
     image = torch.rand(1, 3, 64, 64)
     for one, other in zip(graph(image), compiled(image), strict=True):
@@ -58,6 +61,8 @@ class Drifting(nn.Module):
 
 
 def test_a_graph_that_differs_is_not_left_behind(tmp_path):
+    needs_torch((2, 4), 'a graph without breaks')
+
     class Model(nn.Module):
         backbone = Drifting()
 
@@ -77,6 +82,7 @@ def test_what_cannot_be_a_graph_is_one_sentence(make_detector, tmp_path):
 
 
 def test_the_command_writes_a_program(tmp_path, monkeypatch, capsys):
+    needs_torch((2, 4), 'a graph without breaks')
     config = ROOT / 'configs/detection/retinanet_toy-unet_dfpn_1xb4-2e_toy-voc.py'
     out = tmp_path / 'features.pt2'
     flags = [str(config), '--out', str(out), '--size', '64', '96']
