@@ -119,6 +119,16 @@ def test_a_clean_metric_of_zero_is_flagged():
     assert check_clean(CLEAN) == []
 
 
+def test_images_of_few_classes_are_flagged():
+    clean = make_entry('clean', 0.5)
+    clean.num_images, clean.per_class = 64, {'cat': 0.5}
+    assert codes(check_clean(clean, 10)) == ['few_classes']
+    assert check_clean(clean) == check_clean(clean, 1) == []
+    clean.num_images = 2  # of a thousand classes two images can be of two
+    clean.per_class = {'cat': 0.0, 'dog': 1.0}
+    assert check_clean(clean, 1000) == []
+
+
 def test_a_metric_that_chance_raised_is_not_flagged():
     clean = make_entry('clean', 0.4)
     clean.evaluations = Evaluations([0, 1], [0.3, 0.5])

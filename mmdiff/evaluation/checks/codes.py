@@ -52,6 +52,7 @@ CODES = {
     'gradient_hidden': (
         'What needs no gradient does better: read its metric as an upper bound.'
     ),
+    'few_classes': 'Nothing can be said about the other classes.',
     'clean_is_zero': 'Nothing can be said about the robustness of this model.',
     'all_flagged': 'Read its metric as an upper bound.',
 }

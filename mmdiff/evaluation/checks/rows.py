@@ -144,12 +144,28 @@ def check_search(entry: Entry) -> list[Flag]:
     return flags
 
 
-def check_clean(clean: Entry) -> list[Flag]:
-    """Whether there is anything to lose."""
+def check_clean(clean: Entry, num_classes: int = 0) -> list[Flag]:
+    """Whether there is anything to lose, and the images are of many classes.
+
+    Args:
+        clean: Row of the clean run.
+        num_classes: Classes of a set of which each image has one; 0 of any other.
+    """
+    flags = []
     if clean.value == 0:
         text = 'clean: its main metric is 0, nothing can be lost'
-        return [flag('clean_is_zero', text)]
-    return []
+        flags.append(flag('clean_is_zero', text))
+    # So many classes are seen, on average, by images that are drawn by chance.
+    missed = (1 - 1 / num_classes) ** clean.num_images if num_classes else 1.0
+    seen = len(clean.per_class)
+    if seen < num_classes * (1 - missed) / 2:
+        text = (
+            f'clean: the {clean.num_images} images are of {seen} of {num_classes} '
+            'classes, as the first ones of a set in the order of its classes are; '
+            'choose images from all of it: dataset.indices=[0, 100, 200, ...]'
+        )
+        flags.append(flag('few_classes', text))
+    return flags
 
 
 def check_randomness(
