@@ -274,10 +274,11 @@ def test_numbers_of_the_readme_stand_in_the_results():
 def test_the_readme_names_the_tested_versions():
     setup = (ROOT / 'tools' / 'setup_env.sh').read_text()
     readme = (ROOT / 'README.md').read_text()
-    torch_version = re.search(r'^TORCH=(.*)$', setup, re.MULTILINE).group(1)
-    mmcv_version = re.search(r'^MMCV=(.*)$', setup, re.MULTILINE).group(1)
-    assert f'tested with {torch_version}' in readme
-    assert f'mmcv {mmcv_version}' in readme
+    versions = re.findall(r'TORCH=(\S+) TORCHVISION=\S+ MMCV=\S+==(\S+) ', setup)
+    assert len(versions) == 2  # of both stacks
+    for torch_version, mmcv_version in versions:
+        assert f'tested with {torch_version}' in readme
+        assert f'mmcv {mmcv_version}' in readme
 
 
 def test_old_names_of_configs_are_in_the_changelog_only():
