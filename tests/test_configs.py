@@ -13,6 +13,7 @@ from conftest import batch_of, needs_torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmpretrain.registry import MODELS as MODELS_OF_CLASSES
 from mmpretrain.structures import DataSample
 
 from mmdiff import DAG, PGD, DiffusionModel, config_path
@@ -24,6 +25,7 @@ from mmdiff.registry import ATTACKS
 
 ROOT = Path(__file__).parents[1] / 'configs'
 DETECTION = sorted(path.name for path in (ROOT / 'detection').glob('*.py'))
+CLASSIFICATION = sorted(path.name for path in (ROOT / 'classification').glob('*.py'))
 PRETRAIN = sorted(path.name for path in (ROOT / 'pretrain').glob('*.py'))
 
 
@@ -44,7 +46,19 @@ EDM = dict(
     augment_dim=9,
     channel_mult=[2, 2, 2],
 )
+DDPM_CIFAR10 = dict(
+    type='UNet2DModel',
+    sample_size=32,
+    block_out_channels=(128, 256, 256, 256),
+    down_block_types=('DownBlock2D', 'AttnDownBlock2D', 'DownBlock2D', 'DownBlock2D'),
+    up_block_types=('UpBlock2D', 'UpBlock2D', 'AttnUpBlock2D', 'UpBlock2D'),
+    attention_head_dim=None,
+)
 PUBLISHED = {
+    'ddpm-cifar10': (
+        DDPM_CIFAR10,
+        {**DDPM_CIFAR10, 'block_out_channels': (32,) * 4, 'layers_per_block': 1},
+    ),
     'adm-imagenet256': (
         dict(type='UNet2DModel', **adm_unet_config(ADM)),
         dict(type='UNet2DModel', **adm_unet_config({**ADM, 'num_channels': 64})),
@@ -85,6 +99,13 @@ def merged(path):
 
 def load(folder, name):
     cfg = copy.deepcopy(merged(ROOT / folder / name))
+    if folder == 'classification' and published(cfg):
+        _, narrow = published(cfg)
+        cfg.model.backbone.model.source = narrow
+        (tap,) = DiffusionModel.from_pretrained(narrow).resolve_taps(
+            cfg.model.backbone.out_indices
+        )
+        cfg.model.head.in_channels = tap.channels
     if folder == 'detection' and published(cfg):
         _, narrow = published(cfg)
         cfg.model.backbone.model.source = narrow
@@ -137,6 +158,42 @@ def test_detector_trains_and_is_attacked(name):
             assert result.stats.changed == 2 and result.stats.zero_grads == 0
 
 
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_the_head_fits_the_published_network(name):
+    cfg = merged(ROOT / 'classification' / name)
+    full = published(cfg)[0] if published(cfg) else cfg.model.backbone.model.source
+    with torch.device('meta' if published(cfg) else 'cpu'):
+        model = DiffusionModel.from_pretrained(full)
+    (tap,) = model.resolve_taps(cfg.model.backbone.out_indices)
+    assert cfg.model.head.in_channels == tap.channels
+    assert cfg.model.head.get('pool', 1) <= model.image_size // tap.stride
+
+
+@pytest.mark.parametrize('name', CLASSIFICATION)
+def test_classifier_trains_and_is_attacked(name):
+    cfg = load('classification', name)
+    torch.manual_seed(0)
+    model = MODELS_OF_CLASSES.build(dict(cfg.model, _scope_='mmpretrain'))
+    model.init_weights()
+    assert {
+        k.split('.')[0] for k, p in model.named_parameters() if p.requires_grad
+    } == {'head'}
+    batch = dict(
+        inputs=[torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)] * 2,
+        data_samples=[DataSample().set_gt_label(label) for label in (0, 1)],
+    )
+    data = model.data_preprocessor(copy.deepcopy(batch), training=True)
+    assert data['inputs'].min() >= -1 and data['inputs'].max() <= 1
+    loss, _ = model.parse_losses(model(**data, mode='loss'))
+    before = {k: v.clone() for k, v in model.named_parameters()}
+    loss.backward()
+    torch.optim.SGD(model.head.parameters(), 1e-2).step()
+    changed = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
+    assert changed and all(name.startswith('head.') for name in changed)
+    result = PGD(eps=4, steps=1).run(oracle_of(model.eval()), batch)
+    assert result.stats.changed == 2 and result.stats.zero_grads == 0
+
+
 @pytest.mark.parametrize('name', PRETRAIN)
 def test_pretraining_steps(name):
     cfg = load('pretrain', name)
@@ -187,13 +244,17 @@ def test_attack_hooks_are_hooks_with_one_attack_that_builds(path):
 RUNNER = set(inspect.signature(Runner.__init__).parameters)
 OF_MMDET = {
     *('auto_scale_lr', 'backend_args', 'custom_imports', 'data_root', 'dataset_type'),
-    *('test_pipeline', 'train_pipeline', 'vis_backends'),
+    *('data_preprocessor', 'test_pipeline', 'train_pipeline', 'vis_backends'),
 }
 
 
 @pytest.mark.parametrize(
     'name',
-    [f'detection/{name}' for name in DETECTION] + [f'pretrain/{n}' for n in PRETRAIN],
+    [
+        *(f'classification/{name}' for name in CLASSIFICATION),
+        *(f'detection/{name}' for name in DETECTION),
+        *(f'pretrain/{name}' for name in PRETRAIN),
+    ],
 )
 def test_a_merged_config_has_no_helper_names(name):
     assert set(merged(ROOT / name)) <= RUNNER | OF_MMDET

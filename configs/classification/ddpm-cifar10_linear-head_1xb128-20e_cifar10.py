@@ -1,0 +1,12 @@
+"""A linear head on frozen google/ddpm-cifar10-32, at its first down block."""
+
+_base_ = [
+    '../_base_/models/linear-head.py',
+    '../_base_/priors/cls_ddpm-cifar10.py',
+    '../_base_/datasets/cifar10.py',
+    '../_base_/schedules/sgd_20e_cls.py',
+    '../_base_/mmdiff_cls_runtime.py',
+]
+
+model = dict(**_base_.pop('prior'))
+model['data_preprocessor'].update(to_rgb=False)  # the set's pixels are RGB
