@@ -16,6 +16,7 @@ _EXPORTS = {
     'AttackResult': 'result',
     'AttackStats': 'result',
     'Budget': 'budget',
+    'ClassificationObjective': 'objectives.classification',
     'GradientAttack': 'iterative_attack',
     'GradientBlocked': 'errors',
     'IterativeAttack': 'iterative_attack',
