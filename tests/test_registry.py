@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 NAMES = {
-    'ATTACKS': ['APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square'],
+    'ATTACKS': ['APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square', 'TorchAttack'],
     'HOOKS': ['AttackHook', 'SampleHook'],
     'LOOPS': ['RobustTestLoop'],
     'METRICS': ['DenoisingLoss'],

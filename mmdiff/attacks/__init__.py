@@ -25,6 +25,7 @@ _EXPORTS = {
     'Oracle': 'oracle',
     'RandomNoise': 'random_noise',
     'Square': 'square',
+    'TorchAttack': 'torch_attack',
     'oracle_of': 'oracle',
 }
 __all__ = list(_EXPORTS)

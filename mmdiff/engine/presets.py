@@ -8,7 +8,9 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmdiff.attacks import TorchAttack
 from mmdiff.attacks.objectives import REPORTED
+from mmdiff.attacks.torch_names import name_on_command_line
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.configs import config_path
 
@@ -113,8 +115,10 @@ def _chosen(names: str) -> list[dict[str, Any]]:
             chosen += preset.robust_test_cfg.attacks
         elif name in ATTACK_NAMES:
             chosen.append(ATTACK_NAMES[name])
+        elif (theirs := name_on_command_line(name)) is not None:
+            chosen.append({'type': 'TorchAttack', 'name': theirs})
         else:
-            known = ', '.join((*ATTACK_NAMES, *PRESETS))
+            known = ', '.join((*ATTACK_NAMES, *PRESETS, 'torch_NAME'))
             raise ValueError(f'There is no attack {name!r}; choose from {known}.')
     configs = []
     for attack in chosen:
@@ -125,7 +129,10 @@ def _chosen(names: str) -> list[dict[str, Any]]:
 
 def _settings_of(attack: Mapping[str, Any]) -> set[str]:
     """Names of an attack's settings that a command line may set."""
-    names = {field.name for field in fields(ATTACKS.get(attack['type']))}
+    kind = ATTACKS.get(attack['type'])
+    if issubclass(kind, TorchAttack):
+        return kind.takes(attack['name'])
+    names = {field.name for field in fields(kind)}
     return names if 'source' in attack else names - {'source'}
 
 
