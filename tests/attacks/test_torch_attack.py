@@ -45,6 +45,8 @@ def right_batch(model):
 # Small settings of those that would take seconds.
 FEW = {
     'SPSA': dict(nb_sample=4),
+    'SparseFool': dict(steps=1),
+    'DeepFool': dict(steps=1),
     'EADEN': dict(binary_search_steps=1),
     'EADL1': dict(binary_search_steps=1),
     'OnePixel': dict(popsize=3),
@@ -61,7 +63,7 @@ FEW = {
 def test_every_attack_keeps_its_promises(torchattacks, model, right_batch, name):
     kind = KINDS[name]
     eps = dict(linf=8, l2=400)[kind.norms[0]] if kind.has_budget else None
-    attack = TorchAttack(name, eps=eps, steps=2, **FEW.get(name, {}))
+    attack = TorchAttack(name, eps=eps, **{'steps': 2, **FEW.get(name, {})})
     flags = [m.training for m in model.modules()]
     torch.manual_seed(1)
     states = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
