@@ -8,7 +8,7 @@ from abc import ABCMeta
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class TakesOptions(ABCMeta):
 
     def __call__(cls, *args: Any, **settings: Any) -> Any:
         settings.update(zip(('name', 'eps'), args, strict=False))
-        known = {f.name for f in fields(cls)}
+        known = {f.name for f in fields(cast(Any, cls))}
         own = {k: v for k, v in settings.items() if k in known}
         further = {k: v for k, v in settings.items() if k not in known}
         if further:
@@ -256,7 +256,8 @@ class TorchAttack(Attack, metaclass=TakesOptions):
 
     def _arguments(self, num_classes: int, seed: int) -> dict[str, Any]:
         """Arguments of the attack by torchattacks' names and in its units."""
-        own = dict.fromkeys(EPS, None if self.eps is None else self.eps / 255)
+        eps = None if self.eps is None else self.eps / 255
+        own: dict[str, Any] = dict.fromkeys(EPS, eps)
         own.update(dict.fromkeys(STEPS, self.steps))
         own.update(dict.fromkeys(EOT, self.eot))
         own.update(

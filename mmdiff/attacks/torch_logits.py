@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -30,7 +32,7 @@ class Logits(nn.Module):
         self, oracle: Oracle, stats: AttackStats, flat_is_zero: bool = True
     ) -> None:
         super().__init__()
-        self.oracle = oracle
+        self.oracle: Any = oracle  # of a classifier: it has logits
         self.stats = stats
         self.flat_is_zero = flat_is_zero
         self.passes = 0

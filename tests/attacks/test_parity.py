@@ -10,7 +10,7 @@ from mmdiff.registry import ATTACKS
 
 pytest.importorskip('mmpretrain')
 REASON = 'torchattacks is not installed (pip install --no-deps torchattacks)'
-pytest.importorskip('torchattacks', reason=REASON)
+torchattacks = pytest.importorskip('torchattacks', reason=REASON)
 from classifiers import (  # noqa: E402
     logits_of,
     make_batch,
@@ -102,3 +102,17 @@ def test_autoattack_leaves_what_that_of_its_authors_leaves(model, batch):
     theirs = int((logits_of(model, 255 * ends).argmax(1) == labels).sum())
     ours = count_right(model, batch, TorchAttack('AutoAttack', eps=EPS, steps=steps))
     assert 0 < theirs < 8 and abs(ours - theirs) <= 1
+
+
+def test_torchattacks_leaves_the_budget_if_it_normalises_what_the_model_does(
+    model, batch
+):
+    """As a user's code can have it: images in 0..1, and the flag of normalised ones."""
+    oracle, std = oracle_of(model), 0.25
+    x = batch['inputs'].float() / 255
+    labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
+    with oracle.attacked():
+        attack = torchattacks.PGD(Logits(oracle, AttackStats()), eps=4 / 255)
+        attack.set_normalization_used(mean=[0.5] * 3, std=[std] * 3)
+        ends = attack(x, labels)
+    assert (ends - x).abs().max().item() == pytest.approx(4 / 255 / std, rel=1e-3)

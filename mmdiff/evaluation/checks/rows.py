@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from mmdiff.attacks.torch_names import is_black_box
 
-from ..account import Sanity
 from ..entry import Entry, Flag
 from ..record import RunRecord
 from .codes import flag, slack, weaker_than_noise
@@ -49,8 +48,9 @@ def check_entry(entry: Entry, clean: Entry) -> list[Flag]:
     return flags
 
 
-def _tried_share(sanity: Sanity) -> float:
+def _tried_share(entry: Entry) -> float:
     """Share of the images that were changed, or given back clean after an attempt."""
+    sanity = entry.sanity
     return sanity.changed_share + sanity.returned_clean / sanity.images
 
 
@@ -70,7 +70,7 @@ def _check_work(entry: Entry) -> list[Flag]:
             'under no_grad or detaches): their predictions are the clean ones'
         )
         flags.append(flag('blocked', text))
-    elif allowed and sanity.images and _tried_share(sanity) <= CHANGED_SHARE:
+    elif allowed and sanity.images and _tried_share(entry) <= CHANGED_SHARE:
         text = f'{name} changed {sanity.changed} of {sanity.images} images only'
         flags.append(flag('few_changed', text))
     elif allowed and sanity.mask_empty and not (sanity.images or entry.cumulative):
