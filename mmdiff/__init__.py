@@ -13,6 +13,7 @@ _EXPORTS = {
     'MASKS': 'registry',
     'OBJECTIVES': 'registry',
     'PGD': 'attacks',
+    'TorchAttack': 'attacks',
     'DiffusionModel': 'diffusion',
     'config_path': 'utils.configs',
 }

@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 
 NAMES = {
-    'ATTACKS': ['APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square', 'Universal'],
-    'HOOKS': ['AttackHook', 'SampleHook'],
+    'ATTACKS': [
+        *('APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square', 'TorchAttack'),
+        'Universal',
+    ],
+    'HOOKS': ['AttackHook', 'FeatureCacheHook', 'SampleHook'],
     'LOOPS': ['RobustTestLoop', 'UniversalLoop'],
     'METRICS': ['DenoisingLoss'],
-    'MODELS': ['DiffusionUNet', 'DiffusionFPN', 'DiffusionPretrainer'],
+    'MODELS': [
+        'AttentionClsHead',
+        'DiffusionUNet',
+        'DiffusionFPN',
+        'DiffusionPretrainer',
+    ],
     'TRANSFORMS': ['Corrupt'],
 }
 

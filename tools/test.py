@@ -16,7 +16,12 @@ from mmdiff.engine.gallery import try_to_draw
 from mmdiff.engine.loop_settings import is_robust, robust_settings
 from mmdiff.engine.loops import RobustTestLoop
 from mmdiff.engine.loops.image_store import FORMATS
-from mmdiff.engine.presets import attack_configs, has_preset, protocol_of
+from mmdiff.engine.presets import (
+    attack_configs,
+    has_preset,
+    protocol_of,
+    task_of_config,
+)
 from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.rounding import rounding_notes
 from mmdiff.evaluation.tables import broke_table, results_table
@@ -37,7 +42,8 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument(
         '--attack',
-        help='NAME[,NAME] of pgd, apgd, dag, ..., or quick, standard, paper_*',
+        help='NAME[,NAME] of pgd, apgd, dag, ..., torch_NAME of torchattacks, or '
+        'quick, standard, paper_*',
     )
     parser.add_argument('--eps', help='budgets in pixel units: 2,4,8 (of 255)')
     parser.add_argument('--steps', type=int, help='steps of the attacks')
@@ -119,7 +125,9 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
         options = ours.attack_options
         cfg.test_cfg = {
             **robust_settings(cfg.get('test_cfg') or {}),
-            'attacks': attack_configs(ours.attack, ours.eps, ours.steps, **options),
+            'attacks': attack_configs(
+                ours.attack, ours.eps, ours.steps, task_of_config(cfg), **options
+            ),
             'protocol': protocol_of(ours.attack),
             'leave_out': has_preset(ours.attack),
         }

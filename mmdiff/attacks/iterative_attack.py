@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .budget import check_count
-from .objectives import build_objective, objective_names
+from .objectives import build_objective, check_objective
 from .oracle import ImageGroup, Oracle, Question
 from .result import AttackStats
 from .source import SourcedAttack
@@ -35,9 +35,12 @@ class IterativeAttack(SourcedAttack):
             the detector reports at test time: ``'detections'`` lowers the scores of
             true classes on objects, ``'detections_fabrication'`` raises false alarms as
             well, ``'margin'`` lets any other class win, ``'targeted'`` one. On
-            classifiers, ``'total'`` and ``'ce'``: the cross-entropy. An objective of
-            your own by its config: ``dict(type='MyObjective', ...)``
-            (:class:`mmdiff.attacks.DetectionObjective`).
+            classifiers, ``'total'`` and ``'ce'``: the cross-entropy; ``'cw'``: the
+            margin of logits; ``'dlr'`` and ``'dlr_targeted'`` (Croce and Hein 2020);
+            ``'kl'``: the divergence from the clean prediction. An objective of your
+            own by its config: ``dict(type='MyObjective', ...)``
+            (:class:`mmdiff.attacks.DetectionObjective`,
+            :class:`mmdiff.attacks.ClassificationObjective`).
         restarts: Number of restarts; of each image the one that ends with the highest
             objective is kept.
         restart_offset: Number of the first restart: run one by one, with offsets 0, 1,
@@ -74,11 +77,8 @@ class IterativeAttack(SourcedAttack):
         if isinstance(self.objective, Mapping):
             self.objective = dict(self.objective)  # of mmengine's: reports are JSON
             build_objective(self.objective)
-        elif self.objective not in objective_names():
-            raise ValueError(
-                f'objective={self.objective!r} is unknown; choose one of '
-                f'{objective_names()}.'
-            )
+        else:
+            check_objective(self.objective)
         if self.proposals not in PROPOSALS:
             raise ValueError(
                 f"proposals={self.proposals!r} must be 'fixed' or 'moving'."

@@ -19,6 +19,8 @@ class AttackStats:
     Args:
         images: Images attacked.
         changed: Images of which at least one pixel changed.
+        returned_clean: Images that an attack gave back clean although it tried: it does
+            so where it fails, or where there is nothing left to do.
         max_delta: Largest change of a pixel value, in 0..255.
         max_l2: Largest L2 norm of a change.
         pixel_min: Smallest value handed on.
@@ -38,6 +40,7 @@ class AttackStats:
 
     images: int = 0
     changed: int = 0
+    returned_clean: int = 0
     max_delta: float = 0.0
     max_l2: float = 0.0
     pixel_min: float = 255.0
@@ -80,6 +83,7 @@ class AttackStats:
         """Add the account of other images to this one."""
         self.images += other.images
         self.changed += other.changed
+        self.returned_clean += other.returned_clean
         self.max_delta = max(self.max_delta, other.max_delta)
         self.max_l2 = max(self.max_l2, other.max_l2)
         self.pixel_min = min(self.pixel_min, other.pixel_min)

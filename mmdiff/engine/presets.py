@@ -7,13 +7,27 @@ from dataclasses import fields
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
-from mmdiff.attacks.objectives import REPORTED
+from mmdiff.attacks import TorchAttack
+from mmdiff.attacks.objectives import REPORTED, check_objective
+from mmdiff.attacks.oracle import task_of
+from mmdiff.attacks.torch_names import name_on_command_line
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.configs import config_path
 
+CLASSIFICATION = 'classification'
 # In configs/_base_/attacks.
-PRESETS = ('quick', 'standard', 'paper_ares', 'paper_dag', 'paper_oddefense')
+PRESETS = (
+    'quick',
+    'standard',
+    'paper_ares',
+    'paper_dag',
+    'paper_oddefense',
+    'paper_robust_pretrainers',
+)
+# Files of presets that are another one for classifiers.
+OF_CLASSIFIERS = {'standard': 'standard_cls'}
 ATTACK_NAMES: dict[str, dict[str, Any]] = {
     'pgd': {'type': 'PGD'},
     'dag': {'type': 'DAG'},
@@ -36,7 +50,11 @@ ATTACK_NAMES: dict[str, dict[str, Any]] = {
 
 
 def attack_configs(
-    names: str, eps: str | None = None, steps: int | None = None, **options: Any
+    names: str,
+    eps: str | None = None,
+    steps: int | None = None,
+    task: str | None = None,
+    **options: Any,
 ) -> list[dict[str, Any]]:
     """Configs of the attacks that a command line names, each built once to check it.
 
@@ -45,12 +63,14 @@ def attack_configs(
         eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
             that of a preset, no budget (as published) for DAG and 8 for all others.
         steps: Steps of every attack that has steps; ``None`` is its own default.
+        task: Task of the model that is attacked (:func:`task_of_config`):
+            ``standard`` is another one on classifiers. ``None``: detection, or any.
         **options: Further settings, each of all attacks that have it; ``source`` is
             ``transfer``'s only; ``mask.type`` is the ``type`` of a setting ``mask``.
 
     Raises:
-        ValueError: For an unknown attack, a number that is none, or settings that no
-            attack has.
+        ValueError: For an unknown attack or objective, a number that is none, or
+            settings that no attack has.
 
     Example:
         >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
@@ -63,7 +83,8 @@ def attack_configs(
     if steps is not None:
         settings['steps'] = steps
     configs, taken = [], set()
-    for attack in _chosen(names):
+    _check_objective(settings.get('objective'), task)
+    for attack in _chosen(names, task):
         has = _settings_of(attack)
         matching = {k: v for k, v in settings.items() if k in has}
         taken |= set(matching)
@@ -75,6 +96,19 @@ def attack_configs(
             configs.append(config)
     _check_taken(names, settings, taken)
     return configs
+
+
+def task_of_config(cfg: Config) -> str | None:
+    """Task of the model of a config; ``None`` if nobody knows its type.
+
+    The model is not built.
+    """
+    kind = cfg.model.type
+    if isinstance(kind, str):
+        scope = cfg.get('default_scope', 'mmdet')
+        with MODELS.switch_scope_and_registry(scope) as registry:
+            kind = registry.get(kind)
+    return task_of(kind) if isinstance(kind, type) else None
 
 
 def has_preset(names: str) -> bool:
@@ -105,17 +139,20 @@ def _budgets(eps: str | None) -> list[float] | list[None]:
         ) from None
 
 
-def _chosen(names: str) -> list[dict[str, Any]]:
+def _chosen(names: str, task: str | None) -> list[dict[str, Any]]:
     """Configs by name, their types by full name whatever scope the model is of."""
     chosen: list[Mapping[str, Any]] = []
     for name in names.split(','):
         if name in PRESETS:
-            preset = Config.fromfile(config_path(f'_base_/attacks/{name}.py'))
+            file = OF_CLASSIFIERS.get(name, name) if task == CLASSIFICATION else name
+            preset = Config.fromfile(config_path(f'_base_/attacks/{file}.py'))
             chosen += preset.robust_test_cfg.attacks
         elif name in ATTACK_NAMES:
             chosen.append(ATTACK_NAMES[name])
+        elif (theirs := name_on_command_line(name)) is not None:
+            chosen.append({'type': 'TorchAttack', 'name': theirs})
         else:
-            known = ', '.join((*ATTACK_NAMES, *PRESETS))
+            known = ', '.join((*ATTACK_NAMES, *PRESETS, 'torch_NAME'))
             raise ValueError(f'There is no attack {name!r}; choose from {known}.')
     configs = []
     for attack in chosen:
@@ -124,9 +161,18 @@ def _chosen(names: str) -> list[dict[str, Any]]:
     return configs
 
 
+def _check_objective(objective: Any, task: str | None) -> None:
+    """Complain about an objective that models of a task do not have."""
+    if isinstance(objective, str):
+        check_objective(objective, task)
+
+
 def _settings_of(attack: Mapping[str, Any]) -> set[str]:
     """Names of an attack's settings that a command line may set."""
-    names = {field.name for field in fields(ATTACKS.get(attack['type']))}
+    kind = ATTACKS.get(attack['type'])
+    if issubclass(kind, TorchAttack):
+        return kind.takes(attack['name'])
+    names = {field.name for field in fields(kind)}
     return names if 'source' in attack else names - {'source'}
 
 

@@ -95,6 +95,7 @@ class Sanity:
         images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
         padding_changed, asked_again, misreported: See there, too.
         blocked: Images whose gradient could not be had.
+        returned_clean: Images that were given back clean after an attempt.
         changed, changed_share: Images of which a pixel changed, and their share.
         zero_grads, zero_share: Gradients that were all zero, and their share.
         nonfinite_grads, nonfinite_share: Gradients with NaN or infinity, and their
@@ -109,6 +110,7 @@ class Sanity:
     images: int = 0
     blocked: int = 0
     changed: int = 0
+    returned_clean: int = 0
     changed_share: float = 0.0
     max_delta: float = 0.0
     max_l2: float = 0.0

@@ -8,8 +8,6 @@ from mmengine.registry import DefaultScope
 
 from mmdiff import DAG, PGD
 from mmdiff.attacks import APGD, MIM, RandomNoise, Square, oracle_of
-from mmdiff.attacks.objectives import NAMES
-from mmdiff.attacks.objectives.classification import OBJECTIVES
 
 mmpretrain = pytest.importorskip('mmpretrain')
 CLASSES = 4
@@ -66,10 +64,6 @@ def logits_of(model, images):
     data = model.data_preprocessor(dict(inputs=torch.stack(list(images))), False)
     with torch.no_grad():
         return model(data['inputs'], mode='tensor')
-
-
-def test_names_are_those_that_attacks_accept():
-    assert NAMES['classification'] == tuple(OBJECTIVES)
 
 
 def test_the_objective_is_the_cross_entropy_of_the_test_time_logits(model, batch):

@@ -1,11 +1,17 @@
 from argparse import ArgumentParser
 
 import pytest
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
-from mmdiff.attacks import APGD, DAG, MIM, PGD
-from mmdiff.engine.presets import ATTACK_NAMES, attack_configs, protocol_of
+from mmdiff.attacks import APGD, DAG, MIM, PGD, Square, TorchAttack
+from mmdiff.engine.presets import (
+    ATTACK_NAMES,
+    attack_configs,
+    protocol_of,
+    task_of_config,
+)
 from mmdiff.registry import ATTACKS
+from mmdiff.utils.configs import config_path
 
 
 def build(*args, **options):
@@ -123,3 +129,62 @@ def test_universal_needs_its_file():
         attack_configs('pgd,universal')
     with pytest.raises(FileNotFoundError, match='There is no perturbation a.safe'):
         attack_configs('universal', file='a.safetensors')
+
+
+def test_standard_is_autoattack_on_classifiers():
+    ours = build('standard', '2,8', task='classification')
+    assert [type(a) for a in ours[::2]] == [APGD, APGD, TorchAttack, Square]
+    assert {a.eps for a in ours} == {2, 8}
+    assert [a.steps for a in ours[::2]] == [100, 100, 100, 5000]
+    assert [a.objective for a in (ours[0], ours[2], ours[6])] == [
+        'ce',
+        'dlr_targeted',
+        'cw',
+    ]
+    assert ours[2].restarts == 9 and ours[4].options == {'multi_targeted': True}
+    of_detectors = attack_configs('standard', '2', task='detection')
+    assert of_detectors == attack_configs('standard', '2')
+    assert of_detectors[0]['objective'] == 'detections'
+
+
+def test_the_published_protocol_of_robust_pretrainers():
+    *pgd, autoattack = build('paper_robust_pretrainers', task='classification')
+    assert [a.steps for a in pgd] == [10, 20]
+    assert {(a.eps, a.step_size, a.eot, a.keep_best) for a in pgd} == {(8, 2, 1, False)}
+    assert (autoattack.name, autoattack.eps) == ('AutoAttack', 8)
+    assert protocol_of('paper_robust_pretrainers') == 'paper'
+
+
+def test_the_task_is_that_of_the_config():
+    leaf = 'cifar10-patch2_linear-head_1xb128-20e_cifar10-folders.py'
+    pytest.importorskip('mmpretrain')
+    cfg = Config.fromfile(config_path(f'classification/{leaf}'))
+    assert task_of_config(cfg) == 'classification'
+    leaf = 'retinanet_toy-unet_dfpn_1xb4-2e_toy-voc.py'
+    cfg = Config.fromfile(config_path(f'detection/{leaf}'))
+    assert task_of_config(cfg) == 'detection'
+    cfg.model.type = 'Nobody'
+    assert task_of_config(cfg) is None
+
+
+def test_attacks_of_torchattacks_have_names_too():
+    fab, cw = build('torch_fab,torch_CW')
+    assert (fab.name, fab.eps, cw.name, cw.eps) == ('FAB', 8, 'CW', None)
+    pytest.importorskip('torchattacks', reason='pip install --no-deps torchattacks')
+    fab, pgd = build('torch_fab,torch_pgd', '4', 3, alpha=2, multi_targeted=True)
+    assert (fab.options, pgd.options) == ({'multi_targeted': True}, {'alpha': 2})
+    assert (fab.steps, pgd.steps, pgd.eps) == (3, 3, 4)
+
+
+@pytest.mark.parametrize(
+    'names, options, words',
+    [
+        ('torch_apdg', {}, "no attack 'apdg' that is run here; choose one of FGSM"),
+        ('torch_cw', {'eps': '8'}, 'CW looks for the smallest change'),
+        ('pgd', {'objective': 'margin'}, r"'margin' is none of classification.*'dlr'"),
+        ('pgd', {'objective': 'dl'}, r"'dl' is none of classification.*'dlr'"),
+    ],
+)
+def test_a_mistake_for_a_classifier_is_one_sentence(names, options, words):
+    with pytest.raises(ValueError, match=words):
+        attack_configs(names, task='classification', **options)

@@ -83,6 +83,13 @@ def test_what_makes_a_row_hard_to_believe_gets_its_flag(code, broken, words):
     assert re.search(words, found.text)
 
 
+def test_images_given_back_clean_after_an_attempt_are_no_sign_of_no_attack():
+    kept = dict(changed=2, changed_share=0.2)
+    (found,) = check_entry(make_entry(sanity=kept), CLEAN)
+    assert found.code == 'few_changed'
+    assert check_entry(make_entry(sanity={**kept, 'returned_clean': 8}), CLEAN) == []
+
+
 def test_what_chance_can_do_is_believed():
     assert check_entry(make_entry(), CLEAN) == []
     # One class of one image may turn by chance, if there are few.

@@ -1,5 +1,21 @@
 """What attacks ascend: one module a task, and their names."""
 
-from .base import NAMES, REPORTED, build_objective, objective_name, objective_names
+from .base import (
+    BUILT,
+    NAMES,
+    REPORTED,
+    build_objective,
+    check_objective,
+    objective_name,
+    objective_names,
+)
 
-__all__ = ['NAMES', 'REPORTED', 'build_objective', 'objective_name', 'objective_names']
+__all__ = [
+    'BUILT',
+    'NAMES',
+    'REPORTED',
+    'build_objective',
+    'check_objective',
+    'objective_name',
+    'objective_names',
+]

@@ -10,6 +10,14 @@ REPORTED: dict[str, dict[str, Any]] = {
     'margin': {'type': 'Margin'},
     'targeted': {'type': 'Targeted'},
 }
+# Objectives on the logits of a classifier, likewise.
+ON_LOGITS: dict[str, dict[str, Any]] = {
+    'dlr': {'type': 'DLR'},
+    'dlr_targeted': {'type': 'DLRTargeted'},
+    'cw': {'type': 'LogitMargin'},
+    'kl': {'type': 'KLDivergence'},
+}
+BUILT = {**REPORTED, **ON_LOGITS}
 NAMES = {
     'detection': (
         'total',
@@ -22,13 +30,32 @@ NAMES = {
         'mislabel',
         *REPORTED,
     ),
-    'classification': ('total', 'ce'),
+    'classification': ('total', 'ce', *ON_LOGITS),
 }
 
 
 def objective_names() -> tuple[str, ...]:
     """Return the names of the objectives of all tasks, each once."""
     return tuple(dict.fromkeys(name for names in NAMES.values() for name in names))
+
+
+def check_objective(name: str, task: str | None = None) -> None:
+    """Complain about a name that no objective has.
+
+    Args:
+        name: The name.
+        task: Task whose objectives there are; ``None``: those of any.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
+    if task is None and name not in objective_names():
+        known = ' or '.join(f'of {of}: {", ".join(NAMES[of])}' for of in NAMES)
+        raise ValueError(f'objective={name!r} is unknown; choose one {known}.')
+    if task is not None and name not in NAMES[task]:
+        raise ValueError(
+            f'objective={name!r} is none of {task}; choose one of {NAMES[task]}.'
+        )
 
 
 def objective_name(objective: str | Mapping[str, Any]) -> str:
@@ -52,7 +79,7 @@ def build_objective(objective: str | Mapping[str, Any]) -> Any:
     """
     from mmdiff.registry import OBJECTIVES
 
-    config = REPORTED[objective] if isinstance(objective, str) else dict(objective)
+    config = BUILT[objective] if isinstance(objective, str) else dict(objective)
     try:
         return OBJECTIVES.build({**config, '_scope_': 'mmdiff'})
     except (KeyError, TypeError, ValueError) as error:

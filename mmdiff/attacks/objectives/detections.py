@@ -108,6 +108,10 @@ class DetectionObjective(ABC):
             truth: The objects.
         """
 
+    def at_restart(self, restart: int) -> DetectionObjective:
+        """Return the objective of one restart: the same, unless overridden."""
+        return self
+
 
 def scores_on_objects(
     candidates: Candidates,

@@ -6,7 +6,29 @@ from .base import Oracle
 from .frame import Frame, ImageGroup, Region
 from .question import Question
 
-__all__ = ['Frame', 'ImageGroup', 'Oracle', 'Question', 'Region', 'oracle_of']
+__all__ = [
+    'Frame',
+    'ImageGroup',
+    'Oracle',
+    'Question',
+    'Region',
+    'oracle_of',
+    'task_of',
+]
+
+
+def task_of(kind: type) -> str:
+    """Task of a class of models: ``'classification'`` or ``'detection'``.
+
+    Args:
+        kind: The class, without wrappers. What is no classifier of mmpretrain is asked
+            as a detector is.
+    """
+    # By name, for mmpretrain need not be installed where detectors are attacked.
+    names = [f'{base.__module__}.{base.__name__}' for base in kind.__mro__]
+    theirs = [name for name in names if name.startswith('mmpretrain.')]
+    classifies = any('BaseClassifier' in name for name in theirs)
+    return 'classification' if classifies else 'detection'
 
 
 def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
@@ -27,10 +49,7 @@ def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
     from mmdiff.utils.modules import unwrap
 
     inner = unwrap(model)
-    # By name, for mmpretrain need not be installed where detectors are attacked.
-    kinds = [f'{kind.__module__}.{kind.__name__}' for kind in type(inner).__mro__]
-    ours = [kind for kind in kinds if kind.startswith('mmpretrain.')]
-    if any('BaseClassifier' in kind for kind in ours):
+    if task_of(type(inner)) == 'classification':
         from .classification import ClassificationOracle
 
         return ClassificationOracle(inner, gt_scale)

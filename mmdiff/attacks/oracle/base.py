@@ -25,7 +25,7 @@ from mmdiff.utils.modules import (
 )
 
 from ..errors import NotApplicable
-from ..objectives import NAMES, REPORTED, build_objective
+from ..objectives import BUILT, build_objective, check_objective
 from ..result import AttackStats
 from .frame import Frame, ImageGroup, Region, check_pixels
 from .kinds import attacked_part
@@ -105,12 +105,11 @@ class Oracle(ABC):
             NotApplicable: If models of this task have no such objective.
         """
         if isinstance(objective, str):
-            if objective not in NAMES[self.task]:
-                raise NotApplicable(
-                    f'objective={objective!r} is none of {self.task}; choose one of '
-                    f'{NAMES[self.task]}.'
-                )
-            if objective not in REPORTED:
+            try:
+                check_objective(objective, self.task)
+            except ValueError as error:
+                raise NotApplicable(str(error)) from None
+            if objective not in BUILT:
                 return objective
         goal = build_objective(objective)
         if goal.task != self.task:

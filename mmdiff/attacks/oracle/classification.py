@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmdiff.utils.modules import seed_all, training_flags
+
 from ..objectives.classification import OBJECTIVES
 from .base import Oracle
+from .question import Question
 
 
 class ClassificationOracle(Oracle):
@@ -55,7 +58,35 @@ class ClassificationOracle(Oracle):
             )
         return logits
 
-    def image_losses(self, batch: dict, seeds: Sequence[int], objective: str) -> Tensor:
+    def prepare(self, question: Question) -> list:
+        """Return the samples, with logits of the clean images where they are needed.
+
+        One pass (``eot`` of them, averaged) for all images, counted as a query.
+        """
+        group, goal = question.group, question.objective
+        if isinstance(goal, str) or not goal.needs_clean:
+            return group.samples
+        question.stats.queries += question.eot * len(group.ids)
+        seed, passes = question.seed_of(group.ids[0], 'clean'), []
+        with torch.no_grad(), training_flags(self.model, False):
+            for k in range(question.eot):
+                batch = self.preprocess(group.pixels, group.samples, group.frames)
+                seed_all(seed + k)
+                passes.append(self.logits(batch))
+        samples = [sample.clone() for sample in group.samples]
+        for sample, logits in zip(samples, torch.stack(passes).mean(0)):
+            sample.set_field(logits, 'clean_logits')
+        return samples
+
+    def image_losses(self, batch: dict, seeds: Sequence[int], objective: Any) -> Tensor:
         labels = torch.cat([sample.gt_label for sample in batch['data_samples']])
         logits = self.logits(batch)
-        return OBJECTIVES[objective](logits, labels.to(logits.device))
+        labels, clean = labels.to(logits.device), None
+        if isinstance(objective, str):
+            return OBJECTIVES[objective](logits, labels)
+        objective.check(logits.shape[1])
+        if objective.needs_clean:
+            clean = torch.stack(
+                [sample.clean_logits for sample in batch['data_samples']]
+            )
+        return objective(logits, labels, clean)

@@ -95,6 +95,9 @@ class Question:
     ) -> Tensor:
         """Mean objective over ``eot`` passes, (N,)."""
         group, total = self.group, 0
+        goal = self.objective
+        if not isinstance(goal, str):
+            goal = goal.at_restart(restart)
         seeds = [self.seed_of(i, *choice) for i in group.ids]
         noise_seed = self.seed_of(group.ids[0], restart, step)
         with training_flags(self.oracle.model, self.samples_anew):
@@ -102,7 +105,7 @@ class Question:
                 batch = self.oracle.preprocess(pixels, group.samples, group.frames)
                 seed_all(noise_seed + k)  # of fresh noise in the backbone
                 shifted = [seed + k for seed in seeds]
-                total = total + self.oracle.image_losses(batch, shifted, self.objective)
+                total = total + self.oracle.image_losses(batch, shifted, goal)
         return total / self.eot
 
     def _check(self, x: Tensor, grad: Tensor | None) -> Tensor:

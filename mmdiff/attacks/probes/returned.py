@@ -116,24 +116,25 @@ def _ask_again(
                 canvas = result.inputs[i].to(frame.canvas)
                 pixels.append(type(frame)(canvas, frame.region).cut())
             reported = [result.losses[i] for i in chosen]
-            _compare(question, pixels, reported, attack.quantize, result.stats)
+            _compare(question, pixels, reported, attack, result.stats)
 
 
 def _compare(
     question: Question,
     pixels: Sequence[Tensor],
     reported: Sequence[float],
-    rounded: bool,
+    attack: IterativeAttack,
     stats: AttackStats,
 ) -> None:
     """Compare objectives of these images with those that were reported of them."""
-    tolerance = ROUNDED if rounded else SAME
+    tolerance = ROUNDED if attack.quantize else SAME
+    restart = attack.restart_offset  # targets may be another one's
     seed_all(0)
-    losses = question.losses(pixels, 0, 0).tolist()
+    losses = question.losses(pixels, restart, 0).tolist()
     others = [_differ(*pair, tolerance) for pair in zip(losses, reported)]
     if any(others):
         # With fresh noise an objective is another one at each step.
-        again = question.losses(pixels, 0, 1).tolist()
+        again = question.losses(pixels, restart, 1).tolist()
         if any(_differ(*pair, NO_NOISE) for pair in zip(losses, again)):
             return
     stats.asked_again += len(losses)

@@ -13,7 +13,15 @@ from mmdiff.utils.files import strict_json
 from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.version import __version__
 
-PACKAGES = ('mmdet', 'mmpretrain', 'mmcv', 'mmengine', 'torch', 'diffusers')
+PACKAGES = (
+    'mmdet',
+    'mmpretrain',
+    'mmcv',
+    'mmengine',
+    'torch',
+    'diffusers',
+    'torchattacks',
+)
 
 
 def describe_run(

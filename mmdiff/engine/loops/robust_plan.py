@@ -55,7 +55,8 @@ class Run:
     @property
     def weight(self) -> int:
         """Passes through the model per image, about; a gradient counts three."""
-        steps = getattr(self.attack, 'steps', 0) * getattr(self.attack, 'eot', 1)
+        steps = getattr(self.attack, 'steps', None) or 0
+        steps *= getattr(self.attack, 'eot', None) or 1
         passes = 1 + self.evaluations
         return passes + steps * (1 if isinstance(self.attack, Square) else 3)
 
@@ -252,7 +253,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
     made: dict[str, Attack] = {'random_noise': RandomNoise(attack.eps, **alike)}
     if getattr(attack, 'source', None) is not None:
         return made  # more steps fit the source, not the victim
-    if not hasattr(attack, 'steps'):  # a universal perturbation is only added
+    # A universal perturbation is only added; others of torchattacks have none.
+    if getattr(attack, 'steps', None) is None:
         return made
     # Twice the steps; ten more if there are fewer, to find those that are too few.
     steps = attack.steps + max(10, attack.steps)

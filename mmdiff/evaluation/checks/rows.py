@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from mmdiff.attacks.torch_names import is_black_box
+
 from ..entry import Entry, Flag
 from ..record import RunRecord
 from .codes import flag, slack, weaker_than_noise
@@ -46,6 +48,12 @@ def check_entry(entry: Entry, clean: Entry) -> list[Flag]:
     return flags
 
 
+def _tried_share(entry: Entry) -> float:
+    """Share of the images that were changed, or given back clean after an attempt."""
+    sanity = entry.sanity
+    return sanity.changed_share + sanity.returned_clean / sanity.images
+
+
 def _chance(*rows: Entry) -> float:
     """Difference of rows that is chance for a model that draws: two standard errors."""
     errors = [row.evaluations.error for row in rows if row.evaluations is not None]
@@ -62,7 +70,7 @@ def _check_work(entry: Entry) -> list[Flag]:
             'under no_grad or detaches): their predictions are the clean ones'
         )
         flags.append(flag('blocked', text))
-    elif allowed and sanity.images and sanity.changed_share <= CHANGED_SHARE:
+    elif allowed and sanity.images and _tried_share(entry) <= CHANGED_SHARE:
         text = f'{name} changed {sanity.changed} of {sanity.images} images only'
         flags.append(flag('few_changed', text))
     elif allowed and sanity.mask_empty and not (sanity.images or entry.cumulative):
@@ -230,7 +238,8 @@ def is_blind(entry: Entry) -> bool:
     """Whether an attack sees no gradient of the model under test."""
     if entry.settings.get('source') is not None:
         return True
-    return entry.attack in ('random_noise', 'square', 'universal')
+    blind = entry.attack in ('random_noise', 'square', 'universal')
+    return blind or is_black_box(entry.attack)
 
 
 def check_rows(rows: Sequence[Entry], clean: Entry, score_name: str) -> None:

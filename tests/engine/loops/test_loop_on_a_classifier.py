@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdiff.attacks import PGD, Square  # noqa: F401 (registered)
+from mmdiff.engine.presets import attack_configs
 from mmdiff.evaluation.report import build_page, read_reports, render
 
 pytest.importorskip('mmpretrain')
@@ -130,6 +131,33 @@ def test_saved_images_of_a_classifier_are_read_by_mmpretrain(runner, tmp_path):
     value = again.test()['accuracy/top1']
     assert value / 100 == about['metric_of_files']
     assert value < metrics['clean/accuracy/top1']
+
+
+def test_the_standard_preset_runs_on_a_classifier(runner, tmp_path):
+    pytest.importorskip('torchattacks', reason='pip install --no-deps torchattacks')
+    attacks = attack_configs('standard', '0.01', 2, task='classification')
+    attacks += attack_configs('torch_cw', steps=2)
+    runner.cfg.test_cfg.update(attacks=attacks, leave_out=True, sanity_images=2)
+    runner._test_loop = dict(runner.cfg.test_cfg)
+    runner.test()
+    report = json.loads((tmp_path / 'work' / 'robustness.json').read_text())
+    rows = {row['key']: row for row in report['results']}
+    assert [*rows][1:5] == [
+        'apgd_ce_eps0.01',
+        'torch_fab_eps0.01',
+        'square_cw_eps0.01',
+        'worst_case_eps0.01',
+    ]
+    (left_out,) = report['left_out']
+    assert left_out['attack'] == 'apgd_dlr_targeted'
+    assert 'compares the 4 largest logits' in left_out['reason']
+    fab, cw = rows['torch_fab_eps0.01'], rows['torch_cw_l2']
+    # They fail, and give clean images back: no reason for a flag.
+    for row in (fab, cw):
+        assert row['sanity']['returned_clean'] == 6 == row['sanity']['images']
+        assert 'few_changed' not in [flag['code'] for flag in row['flags']]
+    assert fab['multi_targeted'] and fab['steps'] == 2 and cw['eps'] is None
+    assert fab['cost']['grad_evals'] > 0 and report['versions']['torchattacks']
 
 
 def test_a_classifier_without_an_accuracy_is_refused(runner):
