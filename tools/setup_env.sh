@@ -156,6 +156,8 @@ say "installing mmdiff and the mm packages"
 install --no-deps "$WHEELS"/*.whl
 # The mm packages' set-ups import torch: no isolation for them either.
 install --no-build-isolation "torch==$TORCH" -e ".[$STACK,test]"
+# Without what it asks for: its pin of requests would downgrade four packages.
+install --no-deps torchattacks==3.5.1
 has_ops || fail "mmcv's ops do not run in $VENV; remove $WHEELS and call this again."
 "$VENV/bin/python" -c 'import mmdiff' ||
     fail "mmdiff does not import in $VENV; remove that folder and call this again."

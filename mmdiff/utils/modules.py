@@ -79,7 +79,8 @@ def _stays_still(name: str, module: nn.Module) -> bool:
     # Heads branch on the flag; backbones do not but for TridentNet's: it would train
     # three branches, and predicts by one.
     part = name.partition('.')[0]
-    return part in ('backbone', 'neck') or _is_still_kind(type(module))
+    kind: Any = type(module)
+    return part in ('backbone', 'neck') or _is_still_kind(kind)
 
 
 @cache

@@ -1,6 +1,7 @@
 """A detector that draws, attacks that need no gradient, and a runner of both."""
 
 import json
+import math
 
 import torch
 from mmdet.models import BaseDetector
@@ -72,7 +73,8 @@ class Shift(IterativeAttack):
 
     def perturb(self, oracle, group, stats):
         type(self).ran += 1
-        return [x + self.side * self.eps for x in group.pixels], [1.0] * len(group.ids)
+        changed = [x + self.side * self.eps for x in group.pixels]
+        return changed, [math.nan] * len(group.ids)  # it ascends nothing
 
 
 @ATTACKS.register_module(force=True)
