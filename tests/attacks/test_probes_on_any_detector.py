@@ -3,12 +3,14 @@
 import sys
 from pathlib import Path
 
+import mmdet
 import numpy as np
 import pytest
 import torch
 from conftest import batch_of
 from mmdet.registry import MODELS
 from mmdet.structures.mask import BitmapMasks
+from mmengine.utils import digit_version
 
 from mmdiff.attacks import PGD, oracle_of
 from mmdiff.engine.loops.probing import ask
@@ -60,6 +62,8 @@ def image_of(kind):
     ],
 )
 def test_a_sound_detector_is_not_flagged(build, kind, objective):
+    if kind == 'dino' and digit_version(mmdet.__version__) < digit_version('3.4'):
+        pytest.skip('DINO of mmdet 3.3 has embeddings of one width only')
     oracle = oracle_of(build(kind))
     probes = ask(oracle, image_of(kind), [PGD(eps=8, objective=objective)])
     flags = check_probes(probes, objective)
