@@ -139,8 +139,8 @@ LARGE = {'DDOD': 384, 'DDQ DETR': 256, 'DINO': 256}
 # Of all its boxes at once the head of Grid R-CNN keeps more than 24 GiB.
 FEWER_BOXES = {
     FAMILIES['Grid R-CNN']: {
-        'model.train_cfg.rcnn.max_num_grid': 8,
-        'model.test_cfg.rcnn.max_per_img': 8,
+        'model.train_cfg.rcnn.max_num_grid': 2,
+        'model.test_cfg.rcnn.max_per_img': 2,
     }
 }
 HEADER = """# What runs on which detector
