@@ -99,11 +99,11 @@ def attack_configs(
 
 
 def task_of_config(cfg: Config) -> str | None:
-    """Task of the model of a config; ``None`` if nobody knows its type.
+    """Task of the model of a config; ``None`` if it has none, or of an unknown type.
 
     The model is not built.
     """
-    kind = cfg.model.type
+    kind = cfg.get('model', {}).get('type')
     if isinstance(kind, str):
         scope = cfg.get('default_scope', 'mmdet')
         with MODELS.switch_scope_and_registry(scope) as registry:
