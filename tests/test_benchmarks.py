@@ -33,6 +33,7 @@ def test_features_run_fewer_operations_than_a_whole_forward(tmp_path):
     assert mid['mmdiff']['flops'] < 0.5 * mid['hooks']['flops']
     assert everything['mmdiff']['flops'] > 0.9 * everything['hooks']['flops']
     assert all(len(way['seconds']) == 1 for way in mid.values())
+    assert all(row['MiB'] for row in result['rows'] if row['FLOPs'])
 
 
 @pytest.mark.slow

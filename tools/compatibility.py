@@ -12,6 +12,7 @@ from pathlib import Path
 
 import mmdet
 import torch
+from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
@@ -217,6 +218,9 @@ def build_detector(name: str) -> torch.nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
+    for module in model.modules():  # mmdet leaves these as memory was
+        if isinstance(module, TridentConv):
+            torch.nn.init.kaiming_normal_(module.weight)
     model.eval()  # a detector with a teacher does not return itself
     return model
 

@@ -42,7 +42,10 @@ def build_graph(args: argparse.Namespace) -> FeatureGraph:
     inputs = model.data_preprocessor
     if getattr(inputs, 'mean', None) is not None:
         mean, std = inputs.mean.flatten().tolist(), inputs.std.flatten().tolist()
-        order = 'BGR to RGB, ' if getattr(inputs, '_channel_conversion', False) else ''
+        # mmdet's name of it, and mmpretrain's.
+        flags = '_channel_conversion', 'to_rgb'
+        turned = any(getattr(inputs, flag, False) for flag in flags)
+        order = 'channels in reverse order, ' if turned else ''
         print(f'image: {order}less {mean}, over {std}, padded to --size')
     return FeatureGraph(model)
 
@@ -51,6 +54,8 @@ def main() -> None:
     args = parse_args()
     try:
         check_target(args.out)
+        if len(args.size) > 2:
+            raise ValueError('--size takes height and width, or one side of a square.')
         graph = build_graph(args)
         height, width = args.size[0], args.size[-1]
         image = torch.rand(args.batch, 3, height, width) * 2 - 1

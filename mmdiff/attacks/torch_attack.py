@@ -17,6 +17,7 @@ from mmdiff.registry import ATTACKS
 from mmdiff.utils.modules import seed_all, training_flags
 
 from .attack import Attack
+from .budget import check_count
 from .errors import NotApplicable
 from .oracle import ImageGroup, Oracle
 from .result import AttackStats
@@ -129,8 +130,8 @@ class TorchAttack(Attack, metaclass=TakesOptions):
                 'Square with a mask.'
             )
         for name in ('steps', 'eot'):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f'{name}={getattr(self, name)} must be at least 1.')
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
         self._take_defaults()
 
     def _check_budget(self, kind: Kind) -> None:

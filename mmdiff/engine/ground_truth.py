@@ -10,6 +10,8 @@ LOADED_BY = {
     'masks': 'LoadAnnotations(with_bbox=True, with_mask=True)',
     'gt_sem_seg': 'LoadAnnotations(with_bbox=True, with_seg=True)',
 }
+# LoadPanopticAnnotations and LoadTrackAnnotations load boxes too.
+LOADS = 'Load.*Annotations$'
 # They move what an image shows, and note nowhere by how much.
 MOVING = (
     'GeomTransform',
@@ -155,7 +157,42 @@ def ground_truth_scale(dataset: Any) -> str:
             f'others after it ({scales["original"]}); give all of them one order: '
             'Resize, then LoadAnnotations.'
         )
-    return next(iter(scales))
+    (scale,) = scales
+    if scale == 'original':
+        for leaf in leaves_of(dataset):
+            check_flips(leaf)
+    return scale
+
+
+def leaves_of(dataset: Any) -> Iterator[Any]:
+    """Give the datasets inside any nest of wrappers."""
+    parts = parts_of(dataset)
+    if not parts:
+        yield dataset
+    for part in parts:
+        yield from leaves_of(part)
+
+
+def check_flips(dataset: Any) -> None:
+    """Complain about flips that data samples do not tell of.
+
+    Boxes of the file are flipped by what the sample says.
+
+    Raises:
+        ValueError: If the pipeline flips, and packs samples without that.
+    """
+    pipeline = getattr(dataset, 'pipeline', [])
+    names = list(transform_names(pipeline))
+    loads = any(re.search(LOADS, name) for name in names)
+    if not loads or not any('Flip' in name for name in names):
+        return
+    for transform in getattr(pipeline, 'transforms', pipeline):
+        if 'flip' not in getattr(transform, 'meta_keys', ('flip',)):
+            raise ValueError(
+                f'The pipeline of {type(dataset).__name__} flips images, and its data '
+                "samples do not say which; add 'flip' and 'flip_direction' to "
+                f'meta_keys of {type(transform).__name__}, or leave the flip out.'
+            )
 
 
 def check_transforms(name: str, transforms: list[str]) -> None:
@@ -219,8 +256,7 @@ def _check_places(name: str, transforms: list[str]) -> None:
 
 
 def _scale(names: list[str]) -> str:
-    # LoadPanopticAnnotations and LoadTrackAnnotations load boxes too.
-    loads = [i for i, t in enumerate(names) if re.search('Load.*Annotations$', t)]
+    loads = [i for i, t in enumerate(names) if re.search(LOADS, t)]
     after = names[loads[0] :] if loads else []
     moves = ('Resize', 'Flip', 'Affine', 'Rotate', 'Crop')
     return (

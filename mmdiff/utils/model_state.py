@@ -93,7 +93,7 @@ class KeptNames:
         """Put back what was replaced or removed, and remove what is new."""
         # Asked after each gradient of all modules, and nearly always true.
         if len(self.owner) == self.count and all(
-            map(is_, map(self.owner.get, self.names), self.plain)
+            map(is_, map(self.owner.get, self.names, repeat(LEFT)), self.plain)
         ):
             return
         for name in [k for k in self.owner if k not in self.values and k not in LEFT]:

@@ -21,8 +21,8 @@ class TwoConvolutions(BaseModule):
         return (self.layers(x),)
 
 
-def make_classifier(num_classes=10, head='LinearClsHead'):
-    """Two convolutions with random weights, and a head of classes."""
+def make_classifier(num_classes=10, head='LinearClsHead', backbone=None, channels=64):
+    """Two convolutions, or a backbone by its config, and a head; random weights."""
     from mmpretrain.registry import MODELS
 
     torch.manual_seed(0)
@@ -33,9 +33,9 @@ def make_classifier(num_classes=10, head='LinearClsHead'):
                 data_preprocessor=dict(
                     type='ClsDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3
                 ),
-                backbone=dict(type='TwoConvolutions'),
+                backbone=backbone or dict(type='TwoConvolutions'),
                 neck=dict(type='GlobalAveragePooling'),
-                head=dict(type=head, num_classes=num_classes, in_channels=64),
+                head=dict(type=head, num_classes=num_classes, in_channels=channels),
             )
         )
     return model.eval()

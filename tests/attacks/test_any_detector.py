@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import ask, batch_of, run
+from mmdet.models.backbones.trident_resnet import TridentConv
 from mmdet.registry import MODELS
 from mmdet.structures.mask import BitmapMasks
 from mmengine.hub import get_config
@@ -411,6 +412,9 @@ def test_tridentnet_is_attacked_by_the_branch_that_predicts():
     """In training it learns by three branches, with three times the samples."""
     name = 'tridentnet/tridentnet_r50-caffe_1x_coco'
     model = build(name, **{'test_cfg.rpn.nms_pre': 50})
+    for module in model.modules():  # mmdet leaves these as memory was
+        if isinstance(module, TridentConv):
+            torch.nn.init.kaiming_normal_(module.weight)
     result = run(PGD(eps=4, steps=1), model, batch_of([(3, 64, 64)], (2,)))
     assert result.stats.changed == 1 and result.losses[0] > 0
     assert not model.training

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from classifiers import logits_of, make_classifier, random_batch
 from conftest import TINY_UNET, ask, run
-from mmengine.registry import DefaultScope
 
 from mmdiff import DAG, PGD
 from mmdiff.attacks import APGD, MIM, RandomNoise, Square, oracle_of
@@ -15,8 +15,6 @@ CLASSES = 4
 
 @pytest.fixture(params=['resnet', 'diffusion'])
 def model(request):
-    from mmpretrain.registry import MODELS
-
     if request.param == 'resnet':
         backbone = dict(type='ResNet', depth=18, base_channels=8, stem_channels=8)
         channels = 64
@@ -28,42 +26,12 @@ def model(request):
             out_indices=('mid',),
         )
         channels = 8
-    torch.manual_seed(0)
-    with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(
-            dict(
-                type='ImageClassifier',
-                data_preprocessor=dict(
-                    type='ClsDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3
-                ),
-                backbone=backbone,
-                neck=dict(type='GlobalAveragePooling'),
-                head=dict(
-                    type='LinearClsHead', num_classes=CLASSES, in_channels=channels
-                ),
-            )
-        )
-    return model.eval()
+    return make_classifier(CLASSES, backbone=backbone, channels=channels)
 
 
 @pytest.fixture
 def batch():
-    from mmpretrain.structures import DataSample
-
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randint(
-        0, 256, (3, 3, 32, 32), dtype=torch.uint8, generator=generator
-    )
-    samples = [DataSample().set_gt_label(i) for i in range(3)]
-    for i, sample in enumerate(samples):
-        sample.set_metainfo(dict(img_id=i))
-    return dict(inputs=inputs, data_samples=samples)
-
-
-def logits_of(model, images):
-    data = model.data_preprocessor(dict(inputs=torch.stack(list(images))), False)
-    with torch.no_grad():
-        return model(data['inputs'], mode='tensor')
+    return random_batch()
 
 
 def test_the_objective_is_the_cross_entropy_of_the_test_time_logits(model, batch):

@@ -168,6 +168,19 @@ def test_a_pipeline_after_which_boxes_are_not_known_is_refused(steps, words):
         ground_truth_scale(Images(RESIZE, *steps))
 
 
+def test_flips_that_samples_do_not_tell_of_are_refused():
+    flip = dict(type='RandomFlip', prob=0.5)
+    silent = dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'scale_factor'))
+    told = dict(silent, meta_keys=('img_id', 'scale_factor', 'flip', 'flip_direction'))
+    with pytest.raises(ValueError, match="do not say which; add 'flip'"):
+        ground_truth_scale(Images(RESIZE, flip, LOAD, silent))
+    with pytest.raises(ValueError, match="do not say which; add 'flip'"):
+        ground_truth_scale(ConcatDataset([Images(RESIZE, flip, LOAD, silent)]))
+    assert ground_truth_scale(Images(RESIZE, flip, LOAD, told)) == 'original'
+    # Boxes that are there before are flipped along.
+    assert ground_truth_scale(Images(LOAD, RESIZE, flip, silent)) == 'input'
+
+
 @pytest.fixture
 def mask_rcnn():
     """A tiny Mask R-CNN."""

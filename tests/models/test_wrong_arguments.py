@@ -25,6 +25,8 @@ LABELLED_EDM = {**EDM, 'label_dim': 3}
         (TINY_UNET, dict(out_indices=(True,)), 'a name or a whole number, not True'),
         (TINY_UNET, dict(noise_seed='a'), "noise_seed='a' must be a whole number"),
         (TINY_UNET, dict(num_noise=2.5), "num_noise=2.5 with noise='fixed' makes no"),
+        (TINY_UNET, dict(frozen='no'), "frozen='no' must be True or False"),
+        (TINY_UNET, dict(with_cp='no'), "with_cp='no' must be True or False"),
         (CLASSES, {}, 'is class-conditional: give a class .condition.*0 to 2'),
         (CLASSES, dict(condition=3), 'condition=3 is out of range.*0 to 2'),
         (CLASSES, dict(condition=-1), 'condition=-1 is out of range'),

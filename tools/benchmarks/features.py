@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from timing import Machine, count_flops, in_turns, peak_memory, report
+from timing import Machine, added_memory, count_flops, in_turns, report
 from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -102,17 +102,23 @@ def traced(model: DiffusionModel, taps: Sequence[str]) -> Callable | str:
     return lambda x: extractor(x, torch.full((len(x),), TIME, device=x.device))
 
 
-def contenders(args: argparse.Namespace, taps: Sequence[str]) -> dict:
-    """Functions without arguments by name; a string is why there is none."""
-    ways = {}
-    for name, make_way in {'hooks': hooked, 'torchvision': traced}.items():
-        model, x = make(args)
-        way = make_way(model, taps)
-        ways[name] = way if isinstance(way, str) else bind(way, x)
+def cut_off(model: DiffusionModel, taps: Sequence[str]) -> Callable:
+    """What this package does."""
+    return lambda x: model.features(
+        x, torch.full((len(x),), TIME, device=x.device), taps
+    )
+
+
+WAYS = {'hooks': hooked, 'torchvision': traced, 'mmdiff': cut_off}
+
+
+def contender(
+    args: argparse.Namespace, taps: Sequence[str], name: str
+) -> Callable | str:
+    """A function without arguments; a string is why there is none."""
     model, x = make(args)
-    times = torch.full((len(x),), TIME, device=x.device)
-    ways['mmdiff'] = bind(lambda x: model.features(x, times, taps), x)
-    return ways
+    way = WAYS[name](model, taps)
+    return way if isinstance(way, str) else bind(way, x)
 
 
 def bind(way: Callable, x: Tensor) -> Callable:
@@ -126,7 +132,7 @@ def bind(way: Callable, x: Tensor) -> Callable:
 
 
 def memory_of(args: argparse.Namespace, tap: str, name: str) -> float:
-    """Peak of a process of its own that runs one way once, in MiB."""
+    """What one pass adds to the peak of a process of its own, in MiB."""
     command = [sys.executable, __file__, '--prior', args.prior, '--taps', tap]
     command += ['--size', str(args.size), '--batch', str(args.batch)]
     output = subprocess.run(
@@ -137,11 +143,10 @@ def memory_of(args: argparse.Namespace, tap: str, name: str) -> float:
 
 def compare(args: argparse.Namespace, tap: str) -> tuple[list[dict], dict]:
     """Rows of a table for one set of taps, and their raw numbers."""
-    ways = contenders(args, TAPS[tap])
+    ways = {name: contender(args, TAPS[tap], name) for name in WAYS}
     runnable = {name: way for name, way in ways.items() if callable(way)}
     flops = {name: count_flops(way) for name, way in runnable.items()}
     times = in_turns(runnable, args.rounds)
-    idle = memory_of(args, tap, 'none')
     rows = []
     for name, way in ways.items():
         row = {'taps': tap, 'way': name, 'ms': str(way), 'of hooks': '', 'FLOPs': ''}
@@ -150,8 +155,8 @@ def compare(args: argparse.Namespace, tap: str) -> tuple[list[dict], dict]:
             row['ms'] = str(type(times[name])([1e3 * s for s in times[name].seconds]))
             row['of hooks'] = f'{share:.2f}'
             row['FLOPs'] = f'{flops[name] / flops["hooks"]:.2f}'
-        more = memory_of(args, tap, name) - idle if name in times else 0.0
-        rows.append({**row, 'MiB': f'{more:.0f}' if more else ''})
+        more = f'{memory_of(args, tap, name):.0f}' if name in times else ''
+        rows.append({**row, 'MiB': more})
     raw = {
         name: {'seconds': timing.seconds, 'flops': flops[name]}
         for name, timing in times.items()
@@ -162,11 +167,8 @@ def compare(args: argparse.Namespace, tap: str) -> tuple[list[dict], dict]:
 def main() -> None:
     args = parse_args()
     if args.memory_of:  # in a process of its own
-        if args.memory_of == 'none':
-            make(args)
-        else:
-            contenders(args, TAPS[args.taps[0]])[args.memory_of]()
-        print(peak_memory())
+        run = contender(args, TAPS[args.taps[0]], args.memory_of)
+        print(added_memory(run))
         return
     machine, rows, raw = Machine.here(), [], {}
     for tap in args.taps:

@@ -19,6 +19,7 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import PGD, Perturbation, UniversalFit, oracle_of
+from mmdiff.attacks.budget import check_count
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.perturbation import SCHEMA, SUFFIX
 from mmdiff.registry import ATTACKS, LOOPS
@@ -132,8 +133,7 @@ class UniversalLoop(BaseLoop):
         counts = {'epochs': self.epochs, 'batch_size': self.batch_size}
         counts['indices'] = 1 if indices is None else indices
         for setting, value in counts.items():
-            if value < 1:
-                raise ValueError(f'{setting}={value} must be at least 1.')
+            check_count(setting, value)
         if get_dist_info()[1] > 1:
             raise ValueError(
                 'A universal perturbation is fitted by one process; start it without '

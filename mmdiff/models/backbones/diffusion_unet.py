@@ -81,8 +81,7 @@ class DiffusionUNet(BaseModule):
         super().__init__(init_cfg=init_cfg)
         self._check_noise(noise, num_noise, noise_seed)
         self.noise, self.noise_seed, self.num_noise = noise, noise_seed, num_noise
-        self.condition = condition
-        self.frozen = frozen
+        self.condition, self.frozen = condition, _checked('frozen', frozen)
         # Called in place of the U-Net, as ``cache(self, x, compute)``.
         self.feature_cache: Callable | None = None
         if not (isinstance(model, dict) and 'source' in model):
@@ -93,7 +92,7 @@ class DiffusionUNet(BaseModule):
         if noise == 'fixed':
             self.fixed_noise = self._build_noise()
         self._set_taps(out_indices)
-        if with_cp:
+        if _checked('with_cp', with_cp):
             self.model.enable_gradient_checkpointing()
         if frozen:
             self.model.requires_grad_(False)
@@ -308,6 +307,13 @@ class DiffusionUNet(BaseModule):
                     'that the config loads: give the same model=... as in training.'
                 )
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def _checked(name: str, flag: Any) -> bool:
+    """Return a flag; a word would be taken for True."""
+    if not isinstance(flag, bool):
+        raise ValueError(f'{name}={flag!r} must be True or False.')
+    return flag
 
 
 def _drop_frozen(
