@@ -233,6 +233,13 @@ def test_a_control_that_does_better_is_named(name, bad, code, words):
     assert re.search(words, found.text)
 
 
+def test_an_attack_that_hides_all_within_its_budget_leads_somewhere():
+    """Whatever a huge budget leaves: its loss may grow without hiding more."""
+    large, longer = make_record([0.3] * 16), make_record([0.05] * 16)
+    assert codes(compare(large=large, longer=longer)[1]) == ['not_converged']
+    assert codes(compare(large=large)[1]) == ['gradients_lead_nowhere']
+
+
 def test_images_left_out_and_the_luck_of_one_image_decide_nothing():
     square = make_record([0.7] * 16, [math.nan] * 15 + [2.0])
     longer = make_record([0.3] * 15 + [0.0])

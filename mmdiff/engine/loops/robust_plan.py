@@ -22,6 +22,9 @@ from mmdiff.registry import ATTACKS
 
 # Change of every value (of 255) at which an image has nothing that a model could need.
 LARGE = 64
+# Objectives at whose height an AP may be as it was, because it compares scores with each
+# other (all of them low) or allows for boxes that are off.
+LOWERS_NO_AP = ('vanishing', 'fabrication', 'reg')
 # A gradient costs about three passes: black-box search gets as much time.
 QUERIES_PER_STEP = 3
 
@@ -247,6 +250,13 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
             another model and those without steps only ``random_noise``, others
             ``random_noise`` and ``longer``.
         num_values: Pixel values of an image, for the size of an L2 budget.
+
+    Example:
+        >>> from mmdiff.attacks import PGD
+        >>> made = controls(PGD(eps=8, objective='vanishing'), 3 * 320 * 320)
+        >>> {name: (attack.eps, attack.objective) for name, attack in made.items()
+        ...     if name in ('longer', 'large')}
+        {'longer': (8, 'vanishing'), 'large': (64, 'total')}
     """
     names = ('norm', 'quantize', 'mask', 'seed')
     alike = {name: getattr(attack, name) for name in names}
@@ -265,6 +275,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
         return {**made, 'longer': longer}
     large = max(attack.eps, LARGE * (1 if attack.norm == 'linf' else num_values**0.5))
     larger = replace(longer, eps=large)
+    if attack.objective in LOWERS_NO_AP:
+        larger = replace(larger, objective='total')
     if constant:  # else the attack itself sees to its steps
         longer = replace(longer, step_size=min(size, 2.5 * attack.eps / steps))
         larger = replace(larger, step_size=2.5 * large / steps)

@@ -130,6 +130,14 @@ def _longer(row: dict) -> float | None:
     return (scores['attacked'] - scores['longer']) / scores['clean']
 
 
+def _large(row: dict) -> float | None:
+    scores = row['sanity']
+    if 'large' not in scores:
+        return None
+    lowest = min(scores[name] for name in ('attacked', 'longer', 'large'))
+    return lowest / scores['clean']
+
+
 def _black_box(row: dict) -> float | None:
     ends = row['sanity']
     if ends.get('square_objective') is None:
@@ -221,10 +229,10 @@ MARGINS = (
     ),
     Margin('gain of more steps, of clean', 'not_converged', controls.MUCH, _longer),
     Margin(
-        'left at 64/255, of clean',
+        'left at 64/255 and before, of clean',
         'gradients_lead_nowhere',
         controls.MUCH,
-        _share('large', 'clean', lambda row: row['sanity']),
+        _large,
     ),
     Margin(
         'rise of black box, of gradients',
