@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mmengine.logging import print_log
 
 from .cross_fitting import side_by_side
 from .entry import Entry
@@ -59,18 +61,24 @@ class SetMetric:
 
     def _check(self, clean: Entry, record: RunRecord) -> str:
         end = 'so there are no intervals, and worst cases are chosen image by image.'
-        tolerance = 1e-4 if self.matcher is None else self.matcher.tolerance
         table = self._table(record)
         if table is None:
             return f'{self.metric} is counted by the evaluator alone, {end}'
+        told = self._told_apart(clean, table)
+        return told and f'{told}, {end}'
+
+    def _told_apart(self, entry: Entry, table: ImageTable) -> str:
+        """Say how a table differs from the evaluator; empty if it does not."""
+        tolerance = 1e-4 if self.matcher is None else self.matcher.tolerance
         value = value_of(table, self.num_images)
         value = 0.0 if math.isnan(value) else value
-        if abs(value - clean.value) > tolerance:
-            return (
-                f'{self.metric} of the clean images is {clean.value:.5f} by the '
-                f'evaluator and {value:.5f} from matched detections, {end}'
-            )
-        return ''
+        if abs(value - entry.value) <= tolerance:
+            return ''
+        images = 'the clean images' if entry.role == 'clean' else entry.name
+        return (
+            f'{self.metric} of {images} is {entry.value:.5f} by the evaluator and '
+            f'{value:.5f} from what is kept of single images'
+        )
 
     def _table(self, record: RunRecord) -> ImageTable | None:
         """Table of a record, of the mean over its evaluations if there are several."""
@@ -97,6 +105,9 @@ class SetMetric:
         table = None if self.problem else self._table(record)
         if table is None:
             return
+        if told := self._told_apart(entry, table):
+            print_log(f'{told}: no interval.', 'current', logging.WARNING)
+            return
         values = self.bootstrap.values(table, self.num_images)
         self.tables[entry.key], self._values[entry.key] = table, values
         value = value_of(table, self.num_images)
@@ -104,6 +115,18 @@ class SetMetric:
         if entry.role != 'clean':
             share = share_kept(values, self._values[self.clean_key])
             entry.kept_interval = self.bootstrap.paired_interval(share)
+        if self.matcher is None:
+            self._fill_ends(entry, value)
+
+    def _fill_ends(self, entry: Entry, value: float) -> None:
+        """Set intervals where draws of a share say nothing, as all images are alike."""
+        if value in (0, 1):
+            entry.interval = self.bootstrap.interval_of_alike(value, self.num_images)
+        known = entry.kept_interval
+        if known is not None and known in ((0, 0), (1, 1)):
+            clean = self._values[self.clean_key].mean()
+            right = max(1, round(clean * self.num_images))
+            entry.kept_interval = self.bootstrap.interval_of_alike(known[0], right)
 
     @property
     def chooses(self) -> bool:

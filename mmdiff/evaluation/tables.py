@@ -114,12 +114,13 @@ def align(models: Sequence[Sequence[Entry]]) -> list[Row]:
 def _free_row(rows: Sequence[Row], entry: Entry, number: int) -> Row | None:
     """A row of such entries that has none of this model yet."""
     for row in rows:
-        if _settings(row.entry) == _settings(entry) and row.cells[number] is None:
+        if settings_of(row.entry) == settings_of(entry) and row.cells[number] is None:
             return row
     return None
 
 
-def _settings(entry: Entry) -> tuple:
+def settings_of(entry: Entry) -> tuple:
+    """What tells two rows apart that cannot be compared."""
     return (
         entry.label,
         entry.budget,

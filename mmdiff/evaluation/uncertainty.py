@@ -73,6 +73,24 @@ class Bootstrap:
         low, high = np.sin(angles) ** 2
         return float(low), float(high)
 
+    def interval_of_alike(self, value: float, count: int) -> Interval:
+        """Interval of a share of images where all are alike, and so all draws are.
+
+        With so many images, all are alike with a probability above that of a tail for
+        any share inside it (Clopper and Pearson 1934, at their ends).
+
+        Args:
+            value: 0 or 1, what each image is worth.
+            count: Number of images.
+
+        Example:
+            >>> low, high = Bootstrap().interval_of_alike(0, 100)
+            >>> low, round(high, 3)
+            (0.0, 0.036)
+        """
+        room = 1 - ((1 - self.level) / 2) ** (1 / count)
+        return (1 - room, 1.0) if value else (0.0, room)
+
     def paired_interval(self, values: np.ndarray) -> Interval | None:
         """Interval of what compares two metrics on each draw, (B,)."""
         values = values[np.isfinite(values)]

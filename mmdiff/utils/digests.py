@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterable
 from functools import partial
 from inspect import isroutine
@@ -77,3 +78,27 @@ def digest_model(model: nn.Module) -> str:
     values = (*model.named_parameters(), *model.named_buffers())
     named = [(f'{k} {tuple(v.shape)} {v.dtype}', v.detach()) for k, v in values]
     return digest_tensors(named).hex()[:SHORT]
+
+
+def digest_code(kinds: Iterable[type]) -> str:
+    """Name the files that define some classes, and those that these derive from.
+
+    Code that such a file calls in another one is not looked at, nor are the standard
+    library and what has no file: compiled classes, those of a notebook.
+
+    Args:
+        kinds: The classes.
+
+    Example:
+        >>> digest_code([Path]) == digest_code([])
+        True
+    """
+    modules = {base.__module__ for kind in kinds for base in kind.__mro__}
+    digests = {}
+    for name in modules:
+        if name.partition('.')[0] in sys.stdlib_module_names - {'__main__'}:
+            continue
+        file = Path(getattr(sys.modules.get(name), '__file__', None) or '')
+        if file.suffix == '.py' and file.is_file():
+            digests[name] = digest_file(file)
+    return digest_json(digests)

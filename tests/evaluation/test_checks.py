@@ -348,3 +348,36 @@ def test_a_search_fills_its_budget_and_hands_on_what_it_found(sanity, expected):
 def test_steps_that_cross_the_budget_do_not_converge(step_size, steps, expected):
     entry = make_entry(settings={'step_size': step_size, 'steps': steps})
     assert codes(check_search(entry)) == ['not_converged'] * expected
+
+
+def test_images_with_nothing_to_lose_say_nothing_of_a_budget_that_hides_all():
+    """What hides objects leaves no false alarm either where there are none: score 1."""
+    hidden = make_record([0.02] * 12 + [1.0] * 4)
+    clean, hit = make_record([0.8] * 16), make_record([0.3] * 12 + [1.0] * 4)
+    controls = {**good_controls(), 'large': hidden, 'longer': hit}
+    shown = [True] * 12 + [False] * 4
+    sanity, flags = check_controls(make_entry(), clean, hit, controls, SCORE, shown)
+    assert flags == [] and sanity.scores['large'] == pytest.approx(0.265)
+    for of in (None, [False] * 4 + [True] * 12):
+        _, (found,) = check_controls(make_entry(), clean, hit, controls, SCORE, of)
+        assert found.code == 'gradients_lead_nowhere'
+    controls['square'] = make_record([0.7] * 16, [2.2] * 16)
+    nothing = [False] * 16
+    _, (found,) = check_controls(make_entry(), clean, hit, controls, SCORE, nothing)
+    assert found.code == 'gradient_hidden'
+
+
+def test_an_attack_that_sees_nothing_may_turn_an_image_right():
+    """One of 500 images more, as a transfer attack of no use gives."""
+    clean = make_entry('clean', 0.4, images=500, image_scores=[1.0] * 200 + [0.0] * 300)
+
+    def flags(count, **settings):
+        scores = [1.0] * (200 + count) + [0.0] * (300 - count)
+        value = sum(scores) / 500
+        entry = make_entry('mim', value, images=500, image_scores=scores)
+        entry.settings.update(settings)
+        return [flag.code for flag in check_entry(entry, clean)]
+
+    assert flags(1, source='other.py,other.pth') == []
+    assert flags(1) == ['raised_metric']
+    assert flags(25, source='other.py,other.pth') == ['raised_metric']

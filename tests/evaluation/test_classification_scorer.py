@@ -101,3 +101,25 @@ def test_an_evaluator_without_accuracy_and_samples_without_a_class_are_refused(s
     with pytest.raises(ValueError, match='has no one true class'):
         scorer.check_sample(DataSample().set_gt_label([0, 1]))
     scorer.check_sample(scorer.truth.sample(0))
+
+
+def test_scores_that_are_no_numbers_are_never_right(scorer):
+    """mmpretrain's accuracy counts them as wrong; their argmax is the first of them."""
+    nothing = [prediction(*[float('nan')] * 3) for _ in LABELS]
+    scores = [scorer.image_score(i, one) for i, one in enumerate(nothing)]
+    assert scores == [0, 0, 0]
+    measured = scorer.measure(make_record(scores, predictions=nothing))
+    assert measured == {'accuracy/top1': 0}
+
+
+@pytest.mark.parametrize(
+    'settings', [{'topk': 2}, {'topk': (2, 3)}, {'thrs': 0.5}, {'thrs': (0.0, 0.5)}]
+)
+def test_an_accuracy_that_is_no_share_of_right_images_is_refused(scorer, settings):
+    """Of topk=2 the percents would be taken for shares: 83.3 instead of 0.833."""
+    from mmpretrain.evaluation import Accuracy
+
+    with pytest.raises(ValueError, match='let 1 be in topk'):
+        scorer_of('classification', Evaluator(Accuracy(**settings)), scorer.truth)
+    for fine in ({'topk': (1, 2)}, {'thrs': None}, {'thrs': 0.0}):
+        scorer_of('classification', Evaluator(Accuracy(**fine)), scorer.truth)

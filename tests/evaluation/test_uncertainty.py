@@ -1,10 +1,11 @@
 """Intervals, and the differences of two models on the same images."""
 
 from multiprocessing.dummy import Pool as ThreadPool
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from builders import make_entry, make_results
+from builders import make_entry, make_record, make_results
 from mmdet.evaluation import VOCMetric
 from worlds import detect, make_samples, make_scorer, record_of, scored
 
@@ -138,7 +139,61 @@ def test_where_the_evaluator_counts_otherwise_nothing_of_it_is_used():
     assert 'counted by the evaluator alone' in metric.problem and not metric.chooses
 
 
-def report(folder, name, shift, count=60, ids=None):
+def test_a_row_that_the_evaluator_counts_otherwise_has_no_interval_of_its_own():
+    samples = make_samples(6, 1)
+    scorer = make_scorer(VOCMetric(metric='mAP', eval_mode='area'), samples)
+    record = detect(samples, 0)
+    metric = SetMetric(scorer, clean_row(scorer, record), record)
+    entry = make_entry('pgd')
+    entry.metrics = scorer.measure(record)
+    entry.metrics['pascal_voc/mAP'] += 0.01
+    metric.fill(clean_row(scorer, record), record)
+    metric.fill(entry, record)
+    assert entry.interval is None and list(metric.tables) == ['clean']
+
+
+def classified(values):
+    """Scorer, clean row and record of a classifier that is right on some images."""
+    values = np.array(values, float)
+    scorer = SimpleNamespace(
+        matcher=lambda metric: None,
+        mean_table=lambda metric, record: MeanTable(record.score),
+    )
+    row = make_entry('clean', metrics={'accuracy/top1': 100 * values.mean()})
+    return scorer, row, scored_as(values)
+
+
+def scored_as(values):
+    record = make_record(values)
+    record.score = np.array(values, float)
+    return record
+
+
+def test_where_all_images_are_lost_others_might_not_be():
+    """Of 100 images none: at 3.6 % on others, it would be so once in 40 times."""
+    scorer, row, clean = classified([1] * 50 + [0] * 50)
+    metric = SetMetric(scorer, row, clean)
+    metric.fill(row, clean)
+    lost, kept = (
+        make_entry('pgd', eps=eps, metrics={'accuracy/top1': 100 * value})
+        for eps, value in ((8, 0.0), (1, 0.5))
+    )
+    metric.fill(lost, scored_as([0] * 100))
+    metric.fill(kept, clean)
+    assert lost.interval == (0, pytest.approx(0.0362, abs=1e-4))
+    assert lost.kept_interval == (0, pytest.approx(0.0711, abs=1e-4))  # of 50
+    assert kept.kept_interval == (pytest.approx(0.9289, abs=1e-4), 1)
+    assert 0.35 < kept.interval[0] < 0.45
+
+
+def test_ends_of_exact_intervals_are_where_a_tail_begins():
+    how = Bootstrap(level=0.9)
+    low, high = how.interval_of_alike(0, 7)
+    assert low == 0 and (1 - high) ** 7 == pytest.approx(0.05)
+    assert how.interval_of_alike(1, 7) == (pytest.approx(1 - high), 1)
+
+
+def report(folder, name, shift, count=60, ids=None, **settings):
     """Report of a classifier, with its tables; a larger shift is a worse one."""
     generator = np.random.default_rng(0)
     luck = generator.random(count)
@@ -155,6 +210,7 @@ def report(folder, name, shift, count=60, ids=None):
             count,
         )
     entries[1].kept_interval = (0.4, 0.6)
+    entries[1].settings.update(settings)
     ids = [f'{i}.png' for i in range(count)] if ids is None else ids
     folder.mkdir()
     results = make_results(name=name, entries=entries, image_ids=ids)
@@ -183,6 +239,17 @@ def test_two_models_on_the_same_images_are_compared_on_the_same_draws(tmp_path):
     assert low <= models[1] - models[0] <= high < 0
     assert high - low < 0.9 * alone
     assert not any('image by image' in note for note in page.notes)
+
+
+def test_a_difference_of_models_that_met_other_attacks_is_said_to_be_one(tmp_path):
+    one = report(tmp_path / 'a', 'a', 0.0)
+    for other, settings in (('b', {}), ('c', {'steps': 50, 'restarts': 3})):
+        pair = one, report(tmp_path / other, other, 0.2, **settings)
+        notes = [n for n in build_page(read_reports(pair)).notes if 'less a' in n]
+        assert len(notes) == bool(settings)
+    (note,) = notes
+    assert note.startswith('c less a, Linf 8: a difference of attacks as well as of')
+    assert '(a of pgd with 10 steps and c of pgd with 50 steps, 3 times)' in note
 
 
 def test_models_on_other_images_are_not_paired(tmp_path):

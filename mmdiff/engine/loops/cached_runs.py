@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,17 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle, Universal
+from mmdiff.attacks.objectives import BUILT, build_objective
 from mmdiff.attacks.probes import attack_and_look
 from mmdiff.evaluation.record import VERSION, RunRecord
 from mmdiff.evaluation.scoring import Scorer
 from mmdiff.evaluation.worst_case import worst_run
-from mmdiff.utils.digests import digest_file, digest_json, digest_model
+from mmdiff.utils.digests import (
+    digest_code,
+    digest_file,
+    digest_json,
+    digest_model,
+)
 from mmdiff.utils.modules import device_of, unwrap
 
 from .batches import Batch, take_over, untouched
@@ -90,8 +96,9 @@ class CachedRuns:
                 shutil.rmtree(self.folder, ignore_errors=True)
             elif not self.folder.exists() and root.is_dir() and any(root.iterdir()):
                 self.runner.logger.info(
-                    f'{root} holds runs of another model, weights or data: they stay '
-                    f'as they are, and this one begins anew in {self.folder.name}.'
+                    f'{root} holds runs of another model, weights or data, or of other '
+                    'code of a model: they stay as they are, and this one begins anew '
+                    f'in {self.folder.name}.'
                 )
             self.folder.mkdir(parents=True, exist_ok=True)
         barrier()
@@ -110,6 +117,7 @@ class CachedRuns:
             cfg.model.to_dict(),
             data,
             digest_model(model),
+            digest_code(type(module) for module in model.modules()),
             device_of(model).type,
         ]
 
@@ -294,6 +302,7 @@ def describe(attack: Attack) -> dict[str, Any]:
     # Named only where there is one: runs without are those of before.
     if settings.pop('mask') is not None:
         settings['mask'] = attack.budget.mask
+    settings['code'] = code_of(attack)
     if isinstance(attack, Universal):
         settings['file'] = attack.perturbation.digest  # wherever it lies
     source = settings.get('source')
@@ -304,3 +313,12 @@ def describe(attack: Attack) -> dict[str, Any]:
             model = Config.fromfile(config).model.to_dict()
             settings['model'] = [model, digest_file(weights)]
     return settings
+
+
+def code_of(attack: Attack) -> str:
+    """Name of the code of an attack, of its objective and of its mask."""
+    kinds = [type(attack), type(attack.mask)]
+    objective = getattr(attack, 'objective', None)
+    if isinstance(objective, Mapping) or objective in BUILT:
+        kinds.append(type(build_objective(objective)))
+    return digest_code(kinds)

@@ -37,12 +37,19 @@ def _unpacked(dataset: dict) -> dict:
 
 
 def image_names(images: ImageSet) -> list[str | int]:
-    """Id of each image; of a dataset without ids, name of its file, else its number."""
+    """Id of each image; of a dataset without ids, name of its file, else its number.
+
+    Files of one name in several folders, as classes have them, are named with these.
+    """
+    infos = [images.sample(i).metainfo for i in range(len(images))]
+    paths = [Path(info.get('img_path') or str(i)) for i, info in enumerate(infos)]
+    unique = len({path.name for path in paths}) == len(paths)
     names: list[str | int] = []
-    for i in range(len(images)):
-        info = images.sample(i).metainfo
-        path = info.get('img_path')
-        name = info.get('img_id', i if path is None else Path(path).name)
+    for i, (info, path) in enumerate(zip(infos, paths)):
+        name = info.get('img_id')
+        if name is None and 'img_path' in info:
+            name = path.name if unique else '/'.join(path.parts[-2:])
+        name = i if name is None else name
         names.append(name if isinstance(name, str) else int(name))
     return names
 

@@ -23,7 +23,7 @@ from mmdiff.attacks.probes import (
 from mmdiff.utils.digests import digest_json
 from mmdiff.utils.files import write_json
 
-from .cached_runs import CachedRuns
+from .cached_runs import CachedRuns, code_of
 from .robust_plan import Step
 
 VERSION = 7  # of the questions
@@ -48,7 +48,8 @@ def ask_once(runs: CachedRuns, oracle: Oracle, steps: Sequence[Step]) -> Probes:
     if not attacks:
         return Probes()
     span = range(min(NUM_IMAGES, len(runs.images)))
-    name = digest_json([VERSION, list(attacks), runs.image_names(span)])
+    code = [code_of(attack) for attack in attacks.values()]
+    name = digest_json([VERSION, list(attacks), code, runs.image_names(span)])
     file = runs.folder / f'probes-{name}.json'
     if runs.rank == 0 and _read(file) is None:
         (batch,) = runs.images.load([span])

@@ -268,6 +268,8 @@ class RobustTestLoop(TestLoop):
         inside = [run for o in self._within(entry.budget) for run in o.runs]
         skip = self.skip_fooled and entry.role == 'attack'
         entry.cumulative = skip and bool(inside)
+        # Restarts skip what those before them fooled, too.
+        entry.upper_bound = entry.cumulative or (skip and len(step.runs) > 1)
         runs: list[RunRecord] = []
         for run in step.runs:
             before = [self.clean, *inside, *runs]
@@ -309,8 +311,9 @@ class RobustTestLoop(TestLoop):
         records = {name: self.runs.run(run, [self.clean]) for name, run in runs.items()}
         outcome = next(o for o in self.outcomes if o.step is step)
         attacked = records.pop('attacked', outcome.record)
+        shown = [self.scorer.can_be_lost(i) for i in range(self.num_checked)]
         sanity, flags = check_controls(
-            step.entry, self.clean, attacked, records, self.scorer.score_name
+            step.entry, self.clean, attacked, records, self.scorer.score_name, shown
         )
         step.entry.flags += flags
         return sanity

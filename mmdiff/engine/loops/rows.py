@@ -145,7 +145,6 @@ class RowFiller:
         entry, pick = step.entry, strongest(runs)
         record = RunRecord.choose(runs, pick)
         self.measure(entry, record)
-        entry.upper_bound = entry.cumulative
         candidates = [(entry.value, pick)]
         if len(runs) > 1 and record.others:
             names = [run.name for run in step.runs]
@@ -196,7 +195,7 @@ class RowFiller:
         entry.chosen_by = 'score' if by_metric is None else 'metric'
         # The worst case of a mean over images is the same when fooled ones are skipped.
         exact = self.scorer.mean_table(entry.metric, record) is not None
-        entry.upper_bound = not exact and any(e.cumulative for e in members)
+        entry.upper_bound = not exact and any(e.upper_bound for e in members)
         self._worst.append(Worst(entry.value, entry.chosen))
         return entry
 

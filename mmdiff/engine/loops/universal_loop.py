@@ -23,7 +23,7 @@ from mmdiff.attacks.budget import check_count
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.perturbation import SCHEMA, SUFFIX
 from mmdiff.registry import ATTACKS, LOOPS
-from mmdiff.utils.digests import digest_json, digest_model
+from mmdiff.utils.digests import digest_code, digest_json, digest_model
 from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.utils.seeding import mix_seed
 
@@ -167,6 +167,7 @@ class UniversalLoop(BaseLoop):
             [describe(self.attack), self.epochs, self.batch_size],
             cfg.model.to_dict(),
             digest_model(model),
+            digest_code(type(module) for module in model.modules()),
             cfg.test_dataloader.dataset.to_dict(),
             [[i, digests[i]] for i in self.chosen],
             device_of(model).type,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -24,6 +24,7 @@ def check_controls(
     attacked: RunRecord,
     controls: Mapping[str, RunRecord],
     score_name: str,
+    shown: Sequence[bool] | None = None,
 ) -> tuple[RunSanity, list[Flag]]:
     """Compare an attack with its controls, image by image.
 
@@ -34,6 +35,9 @@ def check_controls(
         controls: Records of the controls by name, on the first images of those:
             ``random_noise``, ``longer``, ``large`` and ``square``, or some of them.
         score_name: What a score per image is: ``'mean AP per image'``.
+        shown: Whether each image shows anything that can be lost; ``None``: all do.
+            What an attack leaves of the others (one that hides objects raises their
+            score) says nothing of its gradients: no flag rests on them.
 
     Returns:
         Figures of the comparison, and flags.
@@ -45,17 +49,12 @@ def check_controls(
     }
     scores.update({name: float(run.score.mean()) for name, run in controls.items()})
     sanity = RunSanity(images=images, attack=entry.name, scores=scores)
-    masked = entry.budget is not None and bool(entry.budget.mask)
-    flags = _check_scores(entry.name, scores, images, score_name, masked)
-    if 'longer' in controls:
-        gain = attacked.score[:images] - controls['longer'].score
-        net = int((gain > 0.05).sum() - (gain < -0.05).sum())
-        if gain.mean() > MUCH * scores['clean'] and net > max(1, images / 8):
-            text = (
-                f'{entry.name} is not converged: more steps lower the {score_name} '
-                f'from {scores["attacked"]:.3f} to {scores["longer"]:.3f}'
-            )
-            flags.append(flag('not_converged', text))
+    counted = np.ones(images, bool) if shown is None else np.array(shown[:images], bool)
+    flags: list[Flag] = []
+    if counted.any():
+        runs = {'clean': clean, 'attacked': attacked, **controls}
+        scored = {name: run.score[:images][counted] for name, run in runs.items()}
+        flags = _check_scores(entry, scored, score_name)
     if 'square' in controls:
         start = controls['longer'].objective_start()
         flags += _check_objectives(sanity, attacked, controls['square'], start)
@@ -64,15 +63,23 @@ def check_controls(
 
 
 def _check_scores(
-    name: str, scores: Mapping[str, float], images: int, score_name: str, masked: bool
+    entry: Entry, scored: Mapping[str, np.ndarray], score_name: str
 ) -> list[Flag]:
-    """Compare mean scores with noise, and with a budget that hides everything.
+    """Compare scores with noise, with a budget that hides everything and more steps.
 
     An attack that hides nearly everything within its own budget has gradients that lead
     somewhere, whatever a huge one leaves: a loss may grow on without hiding more.
     Inside a mask no budget hides everything: there it must leave no more than the
     attack itself does.
+
+    Args:
+        entry: Row of the attack.
+        scored: Scores of images that show something, (N,), by the name of the run.
+        score_name: See :func:`check_controls`.
     """
+    name, masked = entry.name, entry.budget is not None and bool(entry.budget.mask)
+    scores = {run: float(values.mean()) for run, values in scored.items()}
+    images = len(scored['clean'])
     clean, score, tolerance = scores['clean'], scores['attacked'], slack(images)
     flags = []
     noise = scores['random_noise']
@@ -95,6 +102,15 @@ def _check_scores(
             'nowhere'
         )
         flags.append(flag('gradients_lead_nowhere', text))
+    if 'longer' in scored:
+        gain = scored['attacked'] - scored['longer']
+        net = int((gain > 0.05).sum() - (gain < -0.05).sum())
+        if gain.mean() > MUCH * clean and net > max(1, images / 8):
+            text = (
+                f'{name} is not converged: more steps lower the {score_name} '
+                f'from {score:.3f} to {scores["longer"]:.3f}'
+            )
+            flags.append(flag('not_converged', text))
     return flags
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from mmdiff.attacks.torch_names import is_black_box
 
 from ..entry import Entry, Flag
@@ -39,7 +41,8 @@ def check_entry(entry: Entry, clean: Entry) -> list[Flag]:
     if entry.role == 'attack':
         # A tie broken otherwise moves one class of one image.
         tie = max(1e-3, 0.2 / entry.num_images)
-        if entry.value > clean.value + max(tie, _chance(entry, clean)):
+        chance = max(tie, _chance(entry, clean), _luck(entry, clean))
+        if entry.value > clean.value + chance:
             text = (
                 f'{entry.name} raised the metric above the clean one '
                 f'({clean.value:.3f} to {entry.value:.3f})'
@@ -58,6 +61,18 @@ def _chance(*rows: Entry) -> float:
     """Difference of rows that is chance for a model that draws: two standard errors."""
     errors = [row.evaluations.error for row in rows if row.evaluations is not None]
     return 2 * sum(error**2 for error in errors) ** 0.5
+
+
+def _luck(entry: Entry, clean: Entry) -> float:
+    """Difference that is chance of an attack that does not look at the model.
+
+    Two standard errors over images: it may turn a few wrong ones right.
+    """
+    pairs = len(entry.image_scores), len(clean.image_scores)
+    if not is_blind(entry) or 0 in pairs or pairs[0] != pairs[1]:
+        return 0.0
+    apart = np.subtract(entry.image_scores, clean.image_scores)
+    return 2 * float(apart.std()) / len(apart) ** 0.5
 
 
 def _check_work(entry: Entry) -> list[Flag]:

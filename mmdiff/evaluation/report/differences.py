@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,7 @@ from mmdiff.attacks import Budget
 
 from ..image_tables import ImageTable, objects_of, value_of
 from ..row_tables import RowTables
-from ..tables import Table, spread
+from ..tables import Table, settings_of, spread
 from ..uncertainty import Bootstrap, share_kept
 from .read import ReportModel
 
@@ -58,18 +58,20 @@ def differences_table(
         budgets: Budgets of the page, as tables show them.
 
     Returns:
-        The table, ``None`` without a pair, and a sentence for each pair that cannot be
-        compared so.
+        The table, ``None`` without a pair, and sentences: for each pair that cannot be
+        compared so, and where two models met other attacks.
     """
     columns = ['second less first', 'clean']
     for name in budgets.values():
         columns += [name, f'kept, {name}']
-    table, refused = Table('Differences on the same images', columns), []
+    table = Table('Differences on the same images', columns)
+    refused: list[str] = []
     for first, second in itertools.combinations(models, 2):
         if first.clean.interval is None and second.clean.interval is None:
             continue  # notes on both say so
         try:
             table.rows.append(_compare(first, second, budgets))
+            refused += _met_otherwise(first, second, budgets)
         except (FileNotFoundError, ValueError) as error:
             refused.append(
                 f'{first.name} and {second.name} are not compared image by image: '
@@ -106,6 +108,38 @@ def _compare(
         shares = [draws.kept(of) for draws, of in zip(left, clean)]
         cells += [left[1].less(left[0], how), shares[1].less(shares[0], how)]
     return cells
+
+
+def _met_otherwise(
+    first: ReportModel, second: ReportModel, budgets: Mapping[Budget, str]
+) -> Iterator[str]:
+    """Say where a difference is one of attacks as well."""
+    for budget, name in budgets.items():
+        met = [_attacks_of(model, budget) for model in (first, second)]
+        if all(met) and met[0] != met[1]:
+            told = ' and '.join(
+                f'{model.name} of {", ".join(sorted(map(_words, attacks)))}'
+                for model, attacks in zip((first, second), met)
+            )
+            yield (
+                f'{second.name} less {first.name}, {name}: a difference of attacks as '
+                f'well as of models ({told}).'
+            )
+
+
+def _attacks_of(model: ReportModel, budget: Budget) -> set[tuple]:
+    """Settings of the attacks behind what leads at a budget."""
+    lead = model.lead.get(budget)
+    if lead is None:
+        return set()
+    members = [entry for entry in model.entries if entry.key in lead.members]
+    return {settings_of(entry) for entry in members or [lead]}
+
+
+def _words(attack: tuple) -> str:
+    label, _, steps, restarts, *_ = attack
+    text = label if steps is None else f'{label} with {steps} steps'
+    return text if (restarts or 1) == 1 else f'{text}, {restarts} times'
 
 
 def _bootstrap(model: ReportModel) -> Bootstrap:

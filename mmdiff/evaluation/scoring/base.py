@@ -142,6 +142,10 @@ class Scorer(ABC):
     def per_class(self, record: RunRecord) -> dict[str, float]:
         """What all predictions are worth, by class."""
 
+    def can_be_lost(self, index: int) -> bool:
+        """Whether an image shows anything that an attack could make a model miss."""
+        return True
+
     def matcher(self, metric: str) -> Matcher | None:
         """Matcher of the detections that a metric counts; ``None`` if there is none.
 

@@ -17,14 +17,16 @@ from .base import Prediction, Scorer
 class ClassificationScorer(Scorer):
     """Scores of mmpretrain's predictions of one class for each image.
 
-    The score of an image is 1 if the highest score is the true class's, else 0.
+    The score of an image is 1 if the highest score is the true class's, else 0; it is
+    0, too, if any score is no finite number.
 
     Args:
         evaluator: Evaluator with mmpretrain's ``Accuracy``.
         truth: The test set; its samples have ``gt_label``.
 
     Raises:
-        ValueError: If the evaluator has no accuracy.
+        ValueError: If the evaluator has no accuracy, or one of other than the first
+            guess.
 
     Example:
         >>> import torch
@@ -45,12 +47,19 @@ class ClassificationScorer(Scorer):
     score_name = 'accuracy'
 
     def check_evaluator(self) -> None:
-        names = [type(metric).__name__ for metric in self.evaluator.metrics]
-        if 'Accuracy' not in names:
+        known = [m for m in self.evaluator.metrics if type(m).__name__ == 'Accuracy']
+        if not known:
             raise ValueError(
                 'Robustness of a classifier is compared by its accuracy; set '
                 "test_evaluator to dict(type='Accuracy')."
             )
+        for metric in known:
+            if 1 not in metric.topk or tuple(metric.thrs) not in ((0.0,), (None,)):
+                raise ValueError(
+                    f'Accuracy with topk={metric.topk} and thrs={metric.thrs} does not '
+                    'say which images are classified rightly; leave thrs out and let '
+                    '1 be in topk.'
+                )
 
     def check_sample(self, sample: Any) -> None:
         if 'gt_label' not in sample or sample.gt_label.numel() != 1:
@@ -77,7 +86,10 @@ class ClassificationScorer(Scorer):
         return int(self.truth.sample(index).gt_label)
 
     def image_score(self, index: int, prediction: Prediction) -> float:
-        return float(int(prediction['pred_score'].argmax()) == self.label(index))
+        scores = prediction['pred_score']
+        # The highest of scores that are no numbers is one of these, and never right.
+        right = int(scores.argmax()) == self.label(index)
+        return float(right and bool(scores.isfinite().all()))
 
     def margin(self, index: int, prediction: Prediction) -> float:
         """Score of the true class, less the highest of the others."""

@@ -1,5 +1,7 @@
 """What a run on disk depends on."""
 
+import importlib
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from mmdiff.attacks import DAG, MIM, PGD
 from mmdiff.engine.loops.cached_runs import Progress, describe
-from mmdiff.engine.loops.image_set import ImageSet
+from mmdiff.engine.loops.image_set import ImageSet, image_names
 from mmdiff.engine.loops.robust_plan import Run
-from mmdiff.utils.digests import digest_json
+from mmdiff.utils.digests import digest_code, digest_json
 
 
 def test_another_setting_of_an_attack_is_another_run():
@@ -89,3 +91,63 @@ def test_the_time_left_follows_from_the_work_done():
     progress = Progress([Run('clean', None, 10)], 20.0)
     progress.count(5, 10.0)
     assert progress.eta.total_seconds() == 30
+
+
+CODE = """
+from dataclasses import dataclass
+import torch
+from mmdiff.attacks import DetectionObjective, PGD
+from mmdiff.registry import ATTACKS, OBJECTIVES
+
+class Defence(torch.nn.Module):
+    def forward(self, x):
+        return {change} * x
+
+@ATTACKS.register_module(force=True)
+@dataclass(eq=False, kw_only=True)
+class Own(PGD):
+    pass
+
+@OBJECTIVES.register_module(force=True)
+@dataclass
+class OwnObjective(DetectionObjective):
+    def __call__(self, candidates, truth):
+        return {change} * candidates.scores.sum()
+"""
+
+
+def test_edited_code_is_another_run(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def names(change):
+        (tmp_path / 'own_code.py').write_text(CODE.format(change=change))
+        monkeypatch.delitem(sys.modules, 'own_code', raising=False)
+        importlib.invalidate_caches()
+        own = importlib.import_module('own_code')
+        attacks = own.Own(eps=4), PGD(eps=4, objective={'type': 'OwnObjective'})
+        named = [digest_json(describe(attack)) for attack in attacks]
+        return [digest_code([own.Defence]), *named, digest_json(describe(PGD(eps=4)))]
+
+    first, edited = names(1), names(22)  # of another length: no file of bytecode fits
+    assert first == names(1)
+    assert [a == b for a, b in zip(first, edited)] == [False, False, False, True]
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders():
+    paths = 'set/cat/1.png', 'set/dog/1.png'
+
+    def names(paths, **info):
+        samples = [SimpleNamespace(metainfo={'img_path': p, **info}) for p in paths]
+        return image_names(Sized(samples.__getitem__, len(samples)))
+
+    assert names(paths) == ['cat/1.png', 'dog/1.png']
+    assert names(['set/cat/1.png', 'set/dog/2.png']) == ['1.png', '2.png']
+    assert names(paths, img_id=7) == [7, 7]
+
+
+class Sized:
+    def __init__(self, sample, count):
+        self.sample, self.count = sample, count
+
+    def __len__(self):
+        return self.count

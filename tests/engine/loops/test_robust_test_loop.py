@@ -523,6 +523,15 @@ def test_skipping_the_fooled_saves_work_and_bounds_the_worst_case(robust):
     assert second['pgd_total_eps96']['metrics'] == first['pgd_total_eps96']['metrics']
 
 
+def test_a_worst_case_of_restarts_that_skip_the_fooled_is_an_upper_bound(robust):
+    attack = dict(type='mmdiff.PGD', eps=96, steps=4, restarts=2)
+    rows = run(robust([attack], skip_fooled=True))['results']
+    assert rows[1]['cost']['grad_evals'] < 2 * 4 * 4  # some were skipped
+    assert [row['key'] for row in rows[1:]] == ['pgd_total_eps96', 'worst_case_eps96']
+    assert rows[1]['upper_bound'] and rows[2]['upper_bound']
+    assert not rows[1]['cumulative']  # it counts no other row
+
+
 class Alarm(PGD):
     """Marks its images (no pixel value is whole) and says that it did all it could."""
 
