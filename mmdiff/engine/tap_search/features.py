@@ -51,18 +51,19 @@ class GridFeatures:
         """
         names = {tap: self._names(x, tap, time, num_noise) for tap in taps}
         store = self.cache.store
-        entries = {tap: [store.get(name) for name in names[tap]] for tap in taps}
-        missing = [tap for tap in taps if None in entries[tap]]
+        known: dict[str, Tensor] = {}
+        for tap in taps:
+            entries = [store.get(name) for name in names[tap]]
+            values = [entry[0] for entry in entries if entry is not None]
+            if len(values) == len(x):
+                known[tap] = torch.stack(values)
+        missing = [tap for tap in taps if tap not in known]
         if missing:
-            computed = self._compute(x, missing, time, num_noise)
-            for tap, values in computed.items():
-                entries[tap] = new = [[value.clone()] for value in values]
-                for name, entry in zip(names[tap], new):
-                    store.put(name, entry)
-        return {
-            tap: torch.stack([entry[0] for entry in entries[tap] if entry])
-            for tap in taps
-        }
+            known.update(self._compute(x, missing, time, num_noise))
+        for tap in missing:
+            for name, value in zip(names[tap], known[tap]):
+                store.put(name, [value.clone()])
+        return known
 
     def _names(
         self, x: Tensor, tap: str, time: int | float, num_noise: int

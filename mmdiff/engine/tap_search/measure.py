@@ -64,9 +64,8 @@ class Bench:
                 'The training images to fit on show one class only, so nothing can be '
                 'told apart; take more of them (--indices), or a dataset with labels.'
             )
-        background = self.model.task.num_classes
         self.rows = [
-            Rows.of(part.targets, background, mix_seed(self.settings.seed, 'rows', k))
+            Rows.of(part.targets, mix_seed(self.settings.seed, 'rows', k))
             for k, part in enumerate(self.fit)
         ]
         counts = torch.tensor([0, *(len(part.numbers) for part in self.fit)])

@@ -35,12 +35,11 @@ class Rows:
     weights: Tensor
 
     @classmethod
-    def of(cls, targets: Targets, background: int, seed: int) -> Rows:
+    def of(cls, targets: Targets, seed: int) -> Rows:
         """Draw locations; what they count adds up as it did over all locations.
 
         Args:
             targets: True classes of all images to fit on.
-            background: Class without objects, of which there are many locations.
             seed: Seed of the choice.
         """
         generator = torch.Generator().manual_seed(seed)
@@ -48,7 +47,8 @@ class Rows:
         for number, (labels, weights) in enumerate(
             zip(targets.labels, targets.weights)
         ):
-            for kind in (labels == background, labels != background):
+            background = labels == targets.background
+            for kind in (background, ~background):
                 places = (kind & (weights > 0)).nonzero()[:, 0]
                 if not len(places):
                     continue

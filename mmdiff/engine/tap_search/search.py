@@ -28,7 +28,7 @@ from .images import SearchImages
 from .measure import Bench
 from .pages import config_lines, draw_heat_map, to_markdown
 from .probed_model import ProbedModel, oracle_of_probe
-from .results import CellResult, SearchResults
+from .results import SCHEMA, CellResult, SearchResults
 from .settings import SearchSettings
 from .targets import ImageClasses, LocationClasses, Task
 
@@ -115,7 +115,7 @@ class TapSearch:
         common = {k: v for k, v in backbone.items() if k not in VARIED}
         return digest_json(
             [
-                __version__,
+                [SCHEMA, __version__, self.task.metric, self.task.probe],
                 [common, digest_model(self.backbone.model)],
                 preprocessor_config(self.cfg),
                 self.images.digest(),
@@ -169,6 +169,7 @@ class TapSearch:
                     self._write(self._results(known))
         results = self._results(known)
         self._write(results)
+        self._write_pages(results)
         if missing and not measured_now:
             raise ValueError(
                 f'There is no time left for a single cell: {len(missing)} of '
@@ -277,13 +278,18 @@ class TapSearch:
         return strict_json(about)
 
     def _write(self, results: SearchResults) -> None:
-        """Write all files of the search, each whole or not at all."""
+        """Write ``search.json``, whole or not at all."""
         raw = results.to_json()
         if results.cells:
             raw['config_lines'] = config_lines(results, self.backbone.model)
-            draw_heat_map(results, self.work_dir / 'search.png')
-            to_markdown(results, raw['config_lines'], self.work_dir / 'search.md')
         write_json(self.work_dir / 'search.json', raw)
+
+    def _write_pages(self, results: SearchResults) -> None:
+        """Write what is to be looked at, once the search ends."""
+        if results.cells:
+            lines = config_lines(results, self.backbone.model)
+            draw_heat_map(results, self.work_dir / 'search.png')
+            to_markdown(results, lines, self.work_dir / 'search.md')
 
 
 def _taps_beside(cell: Cell, missing: Sequence[Cell]) -> list[str]:

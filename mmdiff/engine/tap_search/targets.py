@@ -7,8 +7,9 @@ A detector's heads must know where objects are and what they are, from the featu
 a place. So its probe is a 1x1 convolution that tells the class at each location of a
 grid, or that there is none, from boxes of the ground truth. A probe of which classes
 are present would get one number per image and class to learn from, and would see pooled
-features: it does not notice a tap that knows what is there and not where. Taps of all
-strides are brought to one grid, so that their numbers can be compared.
+features: it does not notice a tap that knows what is there and not where. The score is
+a Jaccard index, as a share of right locations would be high for seeing nothing. Taps of
+all strides are brought to one grid, so that their numbers can be compared.
 """
 
 from __future__ import annotations
@@ -34,14 +35,17 @@ class Targets:
     Args:
         labels: Class at each location, (N, L), int64.
         weights: What each counts, (N, L); of each image they add up to 1.
+        background: Class of locations without an object; -1: there are none.
     """
 
     labels: Tensor
     weights: Tensor
+    background: int = -1
 
     def to(self, device: torch.device) -> Targets:
-        """Move both."""
-        return Targets(self.labels.to(device), self.weights.to(device))
+        """Move classes and weights."""
+        labels, weights = self.labels.to(device), self.weights.to(device)
+        return Targets(labels, weights, self.background)
 
     def losses(self, logits: Tensor) -> Tensor:
         """Weighted cross-entropy of each image, (N,), in nats.
@@ -53,9 +57,22 @@ class Targets:
         return (self.weights * entropy).sum(1)
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Weighted share of locations whose class is right, (N,), 0 to 1."""
-        right = logits.argmax(1) == self.labels
-        return (self.weights * right).sum(1)
+        """Jaccard index of each image, (N,), 0 to 1 (Jaccard 1912).
+
+        Locations of objects whose class is right, over those of objects and those of
+        the background that are taken for an object. Without a background it is the
+        share of right classes; without objects the share of background left alone.
+
+        Args:
+            logits: (N, K, L).
+        """
+        told = logits.argmax(1)
+        objects = self.labels != self.background
+        mistaken = ~objects & (told != self.background)
+        right = (self.weights * (objects & (told == self.labels))).sum(1)
+        total = (self.weights * objects).sum(1)
+        false = (self.weights * mistaken).sum(1)
+        return torch.where(total > 0, right / (total + false), 1 - false)
 
 
 class Task(ABC):
@@ -136,7 +153,7 @@ class LocationClasses(Task):
     """
 
     name = 'detection'
-    metric = 'balanced accuracy at locations'
+    metric = 'Jaccard index of classes at locations'
     probe = 'multinomial logistic regression (1x1 convolution), classes at locations'
 
     def __init__(self, num_classes: int, stride: int) -> None:
@@ -153,7 +170,8 @@ class LocationClasses(Task):
     def targets(self, samples: Sequence[Any], shape: Sequence[int]) -> Targets:
         each = [self._of_image(sample, shape) for sample in samples]
         labels, weights = zip(*each)
-        return Targets(torch.stack(labels), torch.stack(weights))
+        background = self.num_classes
+        return Targets(torch.stack(labels), torch.stack(weights), background)
 
     def _of_image(self, sample: Any, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Classes and weights of the locations of one image, (L,) each."""
