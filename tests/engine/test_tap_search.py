@@ -33,6 +33,19 @@ SOURCE = dict(
 QUICK = SearchSettings(indices=24, held_out=8, eps=(4,), steps=2, batch_size=8)
 
 
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, request):
+    """Heat maps take longer than tiny searches: one test draws."""
+    if 'drawn' not in request.fixturenames:
+        drawing = 'mmdiff.engine.tap_search.search.draw_heat_map'
+        monkeypatch.setattr(drawing, lambda results, file: None)
+
+
+@pytest.fixture
+def drawn():
+    """Heat maps are drawn."""
+
+
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory):
     """Two classes of noisy images of 16 px, dark and bright; 16 to train on of each."""
@@ -56,7 +69,8 @@ def config(folders):
 
     def loader(split):
         where = dict(data_root=str(folders), data_prefix=split, pipeline=pipeline)
-        return dict(batch_size=4, dataset=dict(type='CustomDataset', **where))
+        dataset = dict(type='CustomDataset', serialize_data=False, **where)
+        return dict(batch_size=4, dataset=dataset)
 
     model = dict(
         type='ImageClassifier',
@@ -104,7 +118,8 @@ def detector(toy_root):
             metainfo=dict(classes=CLASSES),
             pipeline=copy.deepcopy(pipeline),
         )
-        return dict(batch_size=2, dataset=dict(type='VOCDataset', **where))
+        dataset = dict(type='VOCDataset', serialize_data=False, **where)
+        return dict(batch_size=2, dataset=dataset)
 
     return Config(
         dict(
@@ -133,7 +148,7 @@ def report(folder):
     return json.loads((folder / 'search.json').read_text())
 
 
-def test_where_noise_leaves_nothing_is_ranked_last(config, tmp_path):
+def test_where_noise_leaves_nothing_is_ranked_last(config, tmp_path, drawn):
     config.model.backbone.noise = 'fresh'  # a noise that stays could be learned
     search = TapSearch(config, tmp_path, QUICK, ['up.1', 'mid'], [10, 999])
     results = search.run()
@@ -322,14 +337,13 @@ def test_the_gradient_of_a_location_probe_is_that_of_its_loss(detector, tmp_path
 
     pixels = [x.double().requires_grad_() for x in group.pixels]
     grads = torch.autograd.grad(losses(pixels).sum(), pixels)
-    torch.manual_seed(0)
-    ways = [torch.randn_like(x) for x in pixels]
-    step = 0.2  # pixel values; the preprocessor rounds to float32
+    ways = [grad.sign() for grad in grads]
+    step = 0.1  # pixel values; the preprocessor rounds to float32
     ahead = losses([x.detach() + step * v for x, v in zip(pixels, ways)])
     behind = losses([x.detach() - step * v for x, v in zip(pixels, ways)])
     for i, (grad, way) in enumerate(zip(grads, ways)):
         expected = (ahead[i] - behind[i]) / (2 * step)
-        assert torch.isclose((grad * way).sum(), expected, rtol=5e-3)
+        assert torch.isclose((grad * way).sum(), expected, rtol=1e-2)
 
 
 def sample_of(boxes, labels, shape=(32, 32), ignored=()):
@@ -448,7 +462,7 @@ def test_configs_that_cannot_be_searched_are_refused(config, detector, tmp_path)
     del boxless.test_dataloader.dataset.pipeline[2]
     refuse(boxless, tmp_path, 'no boxes with classes; add LoadAnnotations')
     untrained = copy.deepcopy(config)
-    del untrained['train_dataloader']
+    untrained.pop('train_dataloader')
     refuse(untrained, tmp_path, 'no train_dataloader')
 
 

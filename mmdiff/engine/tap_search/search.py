@@ -159,7 +159,6 @@ class TapSearch:
         missing = [cell for cell, result in known.items() if result is None]
         measured_now = 0
         if missing:
-            self._write(self._results(known))  # the folder is of this search now
             scope = self.cfg.get('default_scope', 'mmdet')
             with self.board, DefaultScope.overwrite_default_scope(scope):
                 self.board.start(len(known), len(known) - len(missing))
@@ -187,6 +186,7 @@ class TapSearch:
             self.board.name(self._say(cell))
             if bench is None:
                 bench = self._bench()
+                self._write(self._results(known))  # the folder is of this search now
             result = bench.measure(cell, _taps_beside(cell, missing))
             result.save(self._file(cell))
             self.board.advance()
