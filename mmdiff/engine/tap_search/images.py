@@ -91,8 +91,10 @@ class SearchImages:
 
     def digest(self) -> str:
         """Name of what the images are, and of which are fitted and measured."""
-        digests = self._set.digests() or list(map(str, range(len(self.dataset))))
-        chosen = [[digests[i] for i in part] for part in (self.fit, self.held_out)]
+        infos = getattr(self.dataset, 'get_data_info', lambda i: i)
+        chosen = [
+            [digest_json(infos(i)) for i in part] for part in (self.fit, self.held_out)
+        ]
         return digest_json([self.config, chosen])
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,9 @@ class TapSearch:
             )
         return results
 
-    def _measure(self, missing: list[Cell], known: dict[Cell, Any]) -> Any:
+    def _measure(
+        self, missing: Sequence[Cell], known: Mapping[Cell, CellResult | None]
+    ) -> Iterator[tuple[Cell, CellResult]]:
         """Measure cells in order, as long as there is time; give each as it is done."""
         bench = None
         for cell in missing:
@@ -232,7 +234,7 @@ class TapSearch:
         noises = '' if cell.num_noise == 1 else f', {cell.num_noise} noises'
         return f'{cell.name} at {unit} {cell.time:g}{noises}'
 
-    def _results(self, known: dict[Cell, CellResult | None]) -> SearchResults:
+    def _results(self, known: Mapping[Cell, CellResult | None]) -> SearchResults:
         return SearchResults(
             self._about(),
             self.backbone.model.time_unit,
