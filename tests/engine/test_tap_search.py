@@ -358,14 +358,14 @@ def sample_of(boxes, labels, shape=(32, 32), ignored=()):
 def test_locations_are_of_the_smallest_box_and_padding_counts_nothing():
     # A canvas of 4 x 6 locations, of which the image has 4 x 4.
     sample = sample_of(
-        [[0, 0, 32, 16], [0, 0, 8, 8], [17, 25, 19, 27]],
+        [[0, 0, 32, 16], [0, 0, 16, 8], [17, 25, 19, 27]],
         [0, 1, 2],
         ignored=[[0, 16, 32, 24]],
     )
     targets = LocationClasses(3, 8).targets([sample], (32, 48))
     labels = targets.labels.view(4, 6)
     weights = targets.weights.view(4, 6)
-    assert labels[:, :4].tolist() == [[1, 0, 0, 0], [0] * 4, [3] * 4, [3, 3, 2, 3]]
+    assert labels[:, :4].tolist() == [[1, 1, 0, 0], [0] * 4, [3] * 4, [3, 3, 2, 3]]
     assert weights[:, 4:].sum() == 0 and weights[2].sum() == 0
     # Half to three objects alike, half to what is left of the background.
     each = [float(weights[labels == k].sum()) for k in range(4)]
