@@ -147,6 +147,8 @@ def draw_heat_map(results: SearchResults, file: Path) -> None:
     taps = list(dict.fromkeys(cell.name for cell in cells))
     times = sorted({cell.time for cell in cells})
     counts = sorted({cell.num_noise for cell in cells})
+    # One scale for all panels; nothing is worth 0.
+    highest = max(result.clean.mean() for result in results.cells) or 1.0
     titles = ['clean', *(f'PGD, eps {eps:g}/255' for eps in results.eps)]
     width = 1.6 + len(titles) * (0.7 + 0.52 * len(times))
     height = (1.2 + 0.34 * len(taps)) * len(counts) + 0.3
@@ -156,7 +158,7 @@ def draw_heat_map(results: SearchResults, file: Path) -> None:
         chosen = [r for r in results.cells if r.cell.num_noise == count]
         for number, (axes, title) in enumerate(zip(row, titles)):
             values = _values(chosen, taps, times, number)
-            _draw_panel(axes, values, taps, times)
+            _draw_panel(axes, values, highest, taps, times)
             noises = '' if len(counts) == 1 else f', {count} noises'
             axes.set_title(f'{title}{noises}', fontsize=9)
             axes.set_xlabel(results.unit, fontsize=8)
@@ -177,14 +179,16 @@ def _values(
     return values
 
 
-def _draw_panel(axes: Any, values: np.ndarray, taps: list[str], times: list) -> None:
+def _draw_panel(
+    axes: Any, values: np.ndarray, highest: float, taps: list[str], times: list
+) -> None:
     """Draw one panel, with the value in each cell."""
-    axes.imshow(values, vmin=0, vmax=1, cmap='viridis', aspect='auto')
+    axes.imshow(values, vmin=0, vmax=highest, cmap='viridis', aspect='auto')
     axes.set_xticks(range(len(times)), [f'{time:g}' for time in times], fontsize=7)
     axes.set_yticks(range(len(taps)), taps, fontsize=7)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            color = 'white' if value < 0.6 else 'black'
+            color = 'white' if value < 0.6 * highest else 'black'
             text = f'{value:.2f}'.removeprefix('0')
             style = {'ha': 'center', 'va': 'center', 'fontsize': 7, 'color': color}
             axes.text(column, row, text, **style)
