@@ -722,3 +722,59 @@ def test_toy_tool_refuses_other_sets(toy):
     done = run('tools/make_toy_voc.py', '--out', toy, check=False)
     assert done.returncode == 2
     assert 'not a toy set of these arguments' in done.stderr
+
+
+@pytest.fixture
+def search_tool(toy, tmp_path, monkeypatch):
+    """``search_tool(*flags)``: runs tools/search_taps.py on a tiny prior."""
+    from mmengine.logging import MMLogger
+
+    config = tmp_path / 'tiny.py'
+    source = (
+        "dict(_delete_=True, source=dict(type='UNet2DModel', sample_size=32, "
+        'block_out_channels=(4, 8), norm_num_groups=2, '
+        "down_block_types=('DownBlock2D',) * 2, up_block_types=('UpBlock2D',) * 2))"
+    )
+    config.write_text(
+        f"_base_ = '{ROOT / CONFIG}'\nmodel = dict(backbone=dict(model={source}, "
+        "out_indices=('mid',)))\n"
+    )
+    main = runpy.run_path(str(ROOT / 'tools' / 'search_taps.py'))['main']
+    flags = ['--indices', '6', '--held-out', '2', '--steps', '1', '--eps', '8']
+
+    def search(*more):
+        own = [*flags, *more, '--work-dir', str(tmp_path / 'work'), *options(toy)]
+        monkeypatch.setattr(sys, 'argv', ['search_taps.py', str(config), *own])
+        main()
+
+    yield search
+    MMLogger._instance_dict.pop('search_taps', None)
+
+
+def test_taps_are_searched_and_the_lines_to_copy_shown(search_tool, tmp_path, capsys):
+    search_tool('--taps', 'mid', 'mid+up.1', '--times', '10', '--num-noise', '1')
+    shown = ' '.join(capsys.readouterr().out.split())
+    assert 'timestep=10' in shown and 'neck=dict(in_channels=[' in shown
+    report = json.loads((tmp_path / 'work' / 'search.json').read_text())
+    assert [cell['taps'] for cell in report['cells']] == [['mid'], ['mid', 'up.1']]
+    assert report['config'] == 'tiny' and report['complete']
+    for name in ('search.md', 'search.png'):
+        assert (tmp_path / 'work' / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    'flags, words',
+    [
+        (['--taps', 'up.9'], "no tap 'up.9'; the taps of this network are"),
+        (['--times', '2000'], 'timestep=2000 is out of range'),
+        (['--minutes', '0'], 'no time left for any cell; give more minutes'),
+        (['--eps', '2;4'], '--eps 2;4 must be numbers in pixel units'),
+        (['--eps', '0'], 'must be budgets above 0'),
+    ],
+    ids=str,
+)
+def test_a_search_that_cannot_be_is_one_sentence(search_tool, flags, words):
+    with pytest.raises(SystemExit) as refused:
+        search_tool(*flags)
+    assert words in refused.value.code and '\n' not in refused.value.code
+    assert refused.value.code.startswith('search_taps.py: ')

@@ -189,7 +189,7 @@ class FeatureCache:
         Returns:
             Features of all images, in the precision of the input.
         """
-        names = self._names(backbone, x)
+        names = self.names(backbone, x)
         entries = [self.store.get(name) for name in names]
         missing = [i for i, values in enumerate(entries) if values is None]
         self.hits += len(names) - len(missing)
@@ -221,14 +221,22 @@ class FeatureCache:
         if len(self.widths) != len(x) or max(self.widths) > x.shape[-1]:
             return  # not the batch that the widths are of
         mirrored = mirror(x[images], [self.widths[i] for i in images])
-        names = self._names(backbone, mirrored)
+        names = self.names(backbone, mirrored)
         new = [k for k, name in enumerate(names) if self.store.get(name) is None]
         if new:
             for k, values in zip(new, self._compute(mirrored[new], compute)):
                 self.store.put(names[k], values)
 
-    def _names(self, backbone: DiffusionUNet, x: Tensor) -> list[str]:
-        """Names of the entries of a batch."""
+    def names(
+        self, backbone: DiffusionUNet, x: Tensor, kept: Sequence[str] = ()
+    ) -> list[str]:
+        """Names of the entries of a batch.
+
+        Args:
+            backbone: The backbone.
+            x: Its input, (N, 3, H, W).
+            kept: What is kept of the features, if not all of them, in words.
+        """
         device = x.device.type
         autocast = str(autocast_dtype(device))
         context = (
@@ -240,6 +248,7 @@ class FeatureCache:
                     *(backbone.num_noise, backbone.condition),
                     *(info.name for info in backbone.out_taps),
                     list(x.shape[1:]),
+                    *kept,
                 ]
             ).encode()
         )

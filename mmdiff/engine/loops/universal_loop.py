@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dist import get_dist_info
@@ -28,6 +26,7 @@ from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.utils.seeding import mix_seed
 
 from ..ground_truth import ground_truth_scale, metainfo_of, truth_needed
+from ..training_images import images_of, leaf_of, without_mixing
 from .cached_runs import describe
 from .image_set import ImageSet
 from .origin import name_of
@@ -109,8 +108,8 @@ class UniversalLoop(BaseLoop):
         Raises:
             ValueError: If none is left without those of the test set.
         """
-        all_images = _images_of(self.dataloader.dataset)
-        taken = {*([] if held_out is None else _images_of(DATASETS.build(held_out)))}
+        all_images = images_of(self.dataloader.dataset)
+        taken = {*([] if held_out is None else images_of(DATASETS.build(held_out)))}
         kept = [i for i, image in enumerate(all_images) if image not in taken]
         self.left_out = len(all_images) - len(kept)
         if not kept:
@@ -268,28 +267,6 @@ class UniversalLoop(BaseLoop):
         return there
 
 
-def _images_of(dataset: Any) -> list[str]:
-    """What tells the images of a dataset from all others: files, or pixels.
-
-    Raises:
-        ValueError: If the dataset does not say.
-    """
-    names = []
-    for i in range(len(dataset)):
-        info = dataset.get_data_info(i) if hasattr(dataset, 'get_data_info') else {}
-        if 'img_path' in info:
-            names.append(str(Path(info['img_path']).resolve()))
-        elif 'img' in info:
-            pixels = np.ascontiguousarray(info['img'])
-            names.append(hashlib.sha256(pixels.tobytes()).hexdigest())
-        else:
-            raise ValueError(
-                f'{type(dataset).__name__} does not say which images it has, so those '
-                'of the test set cannot be left out; give a dataset of mmengine.'
-            )
-    return names
-
-
 def fit_config(cfg: Config, **settings: Any) -> Config:
     """Return a config whose test is a fit on its training images.
 
@@ -310,29 +287,12 @@ def fit_config(cfg: Config, **settings: Any) -> Config:
             'perturbation is fitted on training images, and tested on others.'
         )
     test, train = cfg.test_dataloader.dataset, cfg.train_dataloader.dataset
-    images = _plain(train.to_dict(), _leaf(test.to_dict())['pipeline'])
+    images = without_mixing(train.to_dict(), leaf_of(test.to_dict())['pipeline'])
     cfg.test_dataloader.dataset = images
     for name in TRAINING:
         cfg.pop(name, None)
-    leaf = _leaf(images)
+    leaf = leaf_of(images)
     where = leaf.get('ann_file') or leaf.get('data_root') or leaf['type']
     loop = {'type': 'mmdiff.UniversalLoop', 'held_out': test, 'name': str(where)}
     cfg.test_cfg = {**loop, **settings}
     return cfg
-
-
-def _leaf(dataset: dict) -> dict:
-    """The dataset inside of wrappers, of several the first."""
-    while 'datasets' in dataset or 'dataset' in dataset:
-        dataset = dataset.get('dataset') or dataset['datasets'][0]
-    return dataset
-
-
-def _plain(dataset: dict, pipeline: list) -> dict:
-    """Config of a dataset's images without what repeats or mixes them."""
-    if 'datasets' in dataset:
-        parts = [_plain(part, pipeline) for part in dataset['datasets']]
-        return {**dataset, 'datasets': parts}
-    if 'dataset' in dataset:
-        return _plain(dataset['dataset'], pipeline)
-    return {**dataset, 'pipeline': pipeline}
