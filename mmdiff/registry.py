@@ -28,7 +28,10 @@ MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmdiff', locations=['mmdiff.models']
 )
 DATASETS = Registry(
-    'dataset', parent=MMENGINE_DATASETS, scope='mmdiff', locations=['mmdiff.datasets']
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='mmdiff',
+    locations=['mmdiff.datasets.registered'],
 )
 TRANSFORMS = Registry(
     'transform',

@@ -106,6 +106,8 @@ def load(folder, name):
             cfg.model.backbone.out_indices
         )
         cfg.model.head.in_channels = tap.channels
+        if 'adm' in name:  # shown at 64 px: a sixteenth of the pixels
+            cfg.model.head.pool = min(cfg.model.head.pool, 4)
     if folder == 'detection' and published(cfg):
         _, narrow = published(cfg)
         cfg.model.backbone.model.source = narrow
@@ -172,26 +174,75 @@ def test_the_head_fits_the_published_network(name):
 @pytest.mark.parametrize('name', CLASSIFICATION)
 def test_classifier_trains_and_is_attacked(name):
     cfg = load('classification', name)
+    if 'adm' in name:
+        needs_torch((2, 4), 'half precision on a CPU')
     torch.manual_seed(0)
     model = MODELS_OF_CLASSES.build(dict(cfg.model, _scope_='mmpretrain'))
     model.init_weights()
+    learned = {'head', 'backbone'} if 'scratch' in name else {'head'}
     assert {
         k.split('.')[0] for k, p in model.named_parameters() if p.requires_grad
-    } == {'head'}
+    } == learned
+    size = 64 if 'adm' in name or 'toy-classes' in name else 32
     batch = dict(
-        inputs=[torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)] * 2,
+        inputs=[torch.randint(0, 256, (3, size, size), dtype=torch.uint8)] * 2,
         data_samples=[DataSample().set_gt_label(label) for label in (0, 1)],
     )
     data = model.data_preprocessor(copy.deepcopy(batch), training=True)
-    assert data['inputs'].min() >= -1 and data['inputs'].max() <= 1
+    lowest = 0 if 'published' in name else -1
+    assert lowest <= data['inputs'].min() < lowest + 0.1 and data['inputs'].max() <= 1
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     before = {k: v.clone() for k, v in model.named_parameters()}
     loss.backward()
-    torch.optim.SGD(model.head.parameters(), 1e-2).step()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    torch.optim.SGD(trained, 1e-2).step()
     changed = {k for k, v in model.named_parameters() if not torch.equal(v, before[k])}
-    assert changed and all(name.startswith('head.') for name in changed)
+    assert {k.split('.')[0] for k in changed} == learned
     result = PGD(eps=4, steps=1).run(oracle_of(model.eval()), batch)
     assert result.stats.changed == 2 and result.stats.zero_grads == 0
+
+
+def test_only_the_published_recipe_has_its_flaws():
+    """That of its code: [0, 1], one fresh noise for a batch, no shuffle, no flip."""
+    for head in ('linear', 'attention'):
+        cfg = {}
+        for name in CLASSIFICATION:
+            if name.startswith('ddpm') and name.endswith('cifar10.py') and head in name:
+                cfg['published' in name] = merged(ROOT / 'classification' / name)
+        theirs, ours = cfg[True], cfg[False]
+        for one in cfg.values():
+            assert one.model.backbone.timestep == 10
+            assert one.model.backbone.out_indices == ('down.0',)
+            assert not one.model.data_preprocessor.to_rgb  # the set's pixels are RGB
+        preprocessor = theirs.model.data_preprocessor
+        assert (preprocessor.mean, preprocessor.std) == ([0] * 3, [255] * 3)
+        assert ours.model.data_preprocessor.mean == [127.5] * 3
+        assert theirs.model.backbone.noise == 'shared'
+        assert ours.model.backbone.get('noise', 'fixed') == 'fixed'
+        train, better = theirs.train_dataloader, ours.train_dataloader
+        assert (train.sampler.shuffle, better.sampler.shuffle) == (False, True)
+        assert [step.type for step in train.dataset.pipeline] == ['PackInputs']
+        assert 'RandomFlip' in [step.type for step in better.dataset.pipeline]
+        optimizer = theirs.optim_wrapper.optimizer
+        assert (optimizer.type, optimizer.lr, optimizer.momentum) == ('SGD', 0.01, 0.9)
+        steps = theirs.param_scheduler
+        assert (steps.type, steps.step_size, steps.gamma) == ('StepLR', 7, 0.1)
+        assert theirs.train_cfg.max_epochs == {'linear': 20, 'attention': 100}[head]
+
+
+def test_imagenet_follows_the_protocol_of_diffssl():
+    """Mukhopadhyay et al. 2023: t = 150, block 24, noise in every pass."""
+    for head, rate, pool in (('linear', 0.01, 2), ('attention', 0.05, 16)):
+        name = f'adm-imagenet256_{head}-head_4xb32-28e_imagenet.py'
+        cfg = merged(ROOT / 'classification' / name)
+        optimizer = cfg.optim_wrapper.optimizer
+        assert (optimizer.lr, optimizer.momentum) == (rate, 0)
+        assert (cfg.model.head.pool, cfg.model.head.num_classes) == (pool, 1000)
+        backbone = cfg.model.backbone
+        assert (backbone.timestep, backbone.noise) == (150, 'fresh')
+        for split in ('val', 'test'):
+            pipeline = cfg[f'{split}_dataloader'].dataset.pipeline
+            assert pipeline[2].crop_size == 256 == pipeline[1].scale
 
 
 @pytest.mark.parametrize('name', PRETRAIN)
@@ -281,6 +332,11 @@ def test_the_name_of_a_config_says_batch_and_epochs():
         cfg = merged(path)
         assert cfg.train_dataloader.batch_size == int(batch)
         assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == int(epochs)
+    for name in CLASSIFICATION:
+        batch, epochs = re.search(r'_\dxb(\d+)-(\d+)e_', name).groups()
+        cfg = merged(ROOT / 'classification' / name)
+        assert cfg.train_dataloader.batch_size == int(batch)
+        assert cfg.train_cfg.max_epochs == int(epochs)
     for path in (ROOT / 'pretrain').glob('*_1xb*'):
         batch, iters = re.search(r'_1xb(\d+)-(\d+)it_', path.name).groups()
         cfg = merged(path)

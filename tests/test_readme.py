@@ -23,7 +23,11 @@ PAGES = [
     *sorted((ROOT / 'docs' / 'guide').glob('*.md')),
     *sorted((ROOT / 'docs' / 'reference').glob('*.md')),
 ]
-THREE_LINES = ROOT / 'configs/detection/faster-rcnn_toy-unet_dfpn_8xb2-1x_coco.py'
+# By a word of the block that shows it.
+THREE_LINES = {
+    'coco': ROOT / 'configs/detection/faster-rcnn_toy-unet_dfpn_8xb2-1x_coco.py',
+    'in1k': ROOT / 'configs/classification/toy-unet_linear-head_8xb32-100e_imagenet.py',
+}
 DETECTOR = ROOT / 'configs/detection/faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py'
 # Words that stand for something of the reader.
 PLACEHOLDERS = ('CONFIG', 'CKPT', 'FILE', 'OUT', 'NAME', '$')
@@ -145,13 +149,16 @@ def test_configs_are_read_and_their_parts_exist(block, tmp_path):
             for one in eps if isinstance(eps, list) else [eps]:
                 budget = {} if one is None else dict(eps=one)
                 assert ATTACKS.build({**attack, **budget})
-    assert 'prior' not in cfg and cfg.model.neck.in_channels
+    fits = cfg.model.head if 'head' in cfg.model else cfg.model.neck
+    assert 'prior' not in cfg and fits.in_channels
 
 
-def test_the_three_lines_of_the_readme_are_the_config():
-    (block,) = (b for b in CONFIGS if b.page.name == 'README.md' and 'coco' in b.text)
+@pytest.mark.parametrize('word', THREE_LINES)
+def test_the_three_lines_of_the_readme_are_the_config(word):
+    (block,) = (b for b in CONFIGS if b.page.name == 'README.md' and word in b.text)
     statements = ast.parse(block.text).body
-    config = ast.parse(THREE_LINES.read_text()).body[1:]  # without its docstring
+    text = THREE_LINES[word].read_text()
+    config = ast.parse(text).body[1:]  # without its docstring
     assert [ast.dump(s) for s in statements] == [ast.dump(s) for s in config]
     assert len(block.text.strip().splitlines()) == 3
 

@@ -11,6 +11,7 @@ NAMES = {
         *('APGD', 'DAG', 'MIM', 'PGD', 'RandomNoise', 'Square', 'TorchAttack'),
         'Universal',
     ],
+    'DATASETS': ['ClassFolders'],
     'HOOKS': ['AttackHook', 'FeatureCacheHook', 'SampleHook'],
     'LOOPS': ['RobustTestLoop', 'UniversalLoop'],
     'METRICS': ['DenoisingLoss'],
@@ -19,6 +20,7 @@ NAMES = {
         'DiffusionUNet',
         'DiffusionFPN',
         'DiffusionPretrainer',
+        'PooledLinearClsHead',
     ],
     'TRANSFORMS': ['Corrupt'],
 }

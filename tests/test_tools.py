@@ -1,6 +1,7 @@
 """The command lines, as a user runs them."""
 
 import argparse
+import dataclasses
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from mmdiff.datasets.toy_classes import make_toy_classes
 from mmdiff.datasets.toy_shapes import make_toy_voc
 
 ROOT = Path(__file__).parents[1]
@@ -121,16 +123,19 @@ def test_other_tools_write_where_the_config_says_too(tool, tmp_path, monkeypatch
     assert folders == ['from_config', 'a', 'b', './work_dirs/tiny']
 
 
+@pytest.mark.parametrize('task', ['detection', 'classification'])
 def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
-    tmp_path, monkeypatch, capsys
+    task, tmp_path, monkeypatch, capsys
 ):
     def fail(*args):
         raise RuntimeError('no font')
 
     monkeypatch.setattr('mmdiff.engine.gallery.draw_grid', fail)
     main = runpy.run_path(str(ROOT / 'tools' / 'quickstart.py'))['main']
+    known = main.__globals__['TASKS'][task]
+    quick = dataclasses.replace(known, make_set=lambda *args, **kwargs: None)
     answers = {
-        'make_toy_voc': lambda *args, **kwargs: None,
+        'TASKS': {task: quick},
         'run_all': lambda works, console: None,
         'load': lambda cfg: SimpleNamespace(logger=logging.getLogger()),
         'read_reports': lambda files: [],
@@ -140,7 +145,8 @@ def test_the_quick_start_ends_with_its_numbers_where_no_picture_is_drawn(
     }
     for name, answer in answers.items():
         monkeypatch.setitem(main.__globals__, name, answer)
-    monkeypatch.setattr(sys, 'argv', ['quickstart.py', '--work-dir', str(tmp_path)])
+    argv = ['quickstart.py', task, '--work-dir', str(tmp_path)]
+    monkeypatch.setattr(sys, 'argv', argv)
     main()
     shown = capsys.readouterr().out
     assert 'the table' in shown and 'report.html is in' in shown
@@ -274,29 +280,40 @@ def test_test_under_attack(trained, toy):
 
 SMALL_QUICKSTART = """
 import runpy, sys
+import mmdiff.datasets.toy_classes as toy_classes
 import mmdiff.datasets.toy_shapes as toy_shapes
 toy_shapes.make_toy_voc = lambda *args, **kwargs: None  # a smaller set is there
+toy_classes.make_toy_classes = lambda *args, **kwargs: None
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
 
 
 @pytest.mark.slow
-def test_quickstart(toy, tmp_path):
+@pytest.mark.parametrize('task', ['detection', 'classification'])
+def test_quickstart(task, toy, tmp_path):
     """In its default work folder, which is relative to where it runs."""
     script = tmp_path / 'small.py'
     script.write_text(SMALL_QUICKSTART)
     quickstart = ROOT / 'tools' / 'quickstart.py'
+    folder, attacks = tmp_path / 'work_dirs' / 'quickstart', {'pgd', 'dag'}
+    words = []  # detection is what it does without
+    if task == 'classification':
+        pytest.importorskip('mmpretrain')
+        toy = make_toy_classes(tmp_path / 'toy', 12, 6)
+        folder = folder.with_name('quickstart-classification')
+        words, attacks = [task], {'pgd', 'torch_apgdt'}
     flags = ['--data', toy, '--num-images', '2', '--max-epochs', '1']
-    done = run(script, quickstart, *flags, cwd=tmp_path)
+    done = run(script, quickstart, *words, *flags, cwd=tmp_path)
     assert 'frozen prior' in done.stdout and 'from scratch' in done.stdout
-    folder = tmp_path / 'work_dirs' / 'quickstart'
     for name in ('frozen prior', 'from scratch'):
         file = folder / name.replace(' ', '-') / 'robustness.json'
         report = json.loads(file.read_text())
         labels = [entry['label'] for entry in report['results']]
-        assert report['name'] == name
+        assert report['name'] == name and report['task'] == task
         assert labels[0] == 'clean' and 'worst_case' in labels
+        rows = [row for row in report['results'] if row['role'] == 'attack']
+        assert {row['attack'] for row in rows} == attacks
         assert report['gallery']
         assert all(
             (file.parent / picture['file']).is_file() for picture in report['gallery']

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Set up, then train and attack a detector on the embedded demo: quickstart.sh [FLAGS]
+# Set up, then train and attack a model on an embedded demo:
+#   quickstart.sh [detection | classification] [FLAGS]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup_env.sh

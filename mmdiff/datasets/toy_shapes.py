@@ -10,8 +10,10 @@ import numpy as np
 from mmdiff.utils.files import whole_folder
 
 from .layouts import Objects, Picture, voc_annotation
+from .stamps import is_made
 
 CLASSES = ('disk', 'square', 'triangle', 'star', 'ring', 'cross')
+STAMP_FILE = 'toy_voc.txt'
 # Sub-pixel bits of the corners, as cv2.fillPoly takes them.
 SHIFT = 6
 
@@ -133,8 +135,33 @@ def draw_scene(
         in_view = [*left, cover]
         areas.append(cover.sum())
         objects.append((name, _box(cover)))
-    canvas += rng.normal(0, 3, canvas.shape)  # sensor noise
-    return np.clip(np.round(canvas), 0, 255).astype(np.uint8), objects
+    return _photograph(rng, canvas), objects
+
+
+def draw_shape(
+    rng: np.random.Generator, name: str, size: int, style: SceneStyle
+) -> np.ndarray:
+    """Draw one image of one shape.
+
+    Args:
+        rng: Source of everything else that is random.
+        name: Class of the shape.
+        size: Height and width in pixels.
+        style: What the scene looks like; the number of objects is not read.
+
+    Returns:
+        Image (size, size, 3), uint8, BGR.
+    """
+    canvas = _texture(rng, size, contrast=60)
+    cover = _random_coverage(rng, name, size, style)
+    fill = _contrasting_texture(rng, canvas, cover, style.contrast)
+    return _photograph(rng, canvas + cover[..., None] * (fill - canvas))
+
+
+def _photograph(rng: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
+    """Add sensor noise and round to 8 bits."""
+    noisy = canvas + rng.normal(0, 3, canvas.shape)
+    return np.clip(np.round(noisy), 0, 255).astype(np.uint8)
 
 
 def _place(
@@ -152,15 +179,22 @@ def _place(
     """
     for _ in range(10):
         name = CLASSES[rng.integers(len(CLASSES))]
-        radius = size * np.exp(rng.uniform(*np.log(style.radius_range)))
-        centre = rng.uniform(radius, size - 1 - radius, 2)
-        angle = rng.uniform(0, 2 * np.pi)
-        cover = _coverage(name, centre, radius, angle, size)
+        cover = _random_coverage(rng, name, size, style)
         left = [view * (1 - cover) for view in in_view]
         share = style.in_view_share
         if all(v.sum() >= share * area for v, area in zip(left, areas)):
             return name, cover, left
     return None
+
+
+def _random_coverage(
+    rng: np.random.Generator, name: str, size: int, style: SceneStyle
+) -> np.ndarray:
+    """Share of every pixel that a shape of random size, place and angle covers."""
+    radius = size * np.exp(rng.uniform(*np.log(style.radius_range)))
+    centre = rng.uniform(radius, size - 1 - radius, 2)
+    angle = rng.uniform(0, 2 * np.pi)
+    return _coverage(name, centre, radius, angle, size)
 
 
 def _contrasting_texture(
@@ -219,14 +253,8 @@ def make_toy_voc(
         )
     kind = 'small' if small else 'large'
     stamp = f'train={num_train} val={num_val} size={size} seed={seed} {kind} v2\n'
-    if out.exists() and any(out.iterdir()):
-        marker = out / 'toy_voc.txt'
-        if marker.is_file() and marker.read_text() == stamp:
-            return out
-        raise FileExistsError(
-            f'{out} exists and is not a toy set of these arguments; remove it or '
-            'choose another folder.'
-        )
+    if is_made(out, STAMP_FILE, stamp):
+        return out
     style = SMALL_SHAPES if small else LARGE_SHAPES
     with whole_folder(out, replace=True) as partial:  # at most an empty folder is there
         for folder in ('JPEGImages', 'Annotations', 'ImageSets/Main'):
@@ -238,7 +266,7 @@ def make_toy_voc(
                 _write_scene(partial, name, *draw_scene(rng, size, style))
             listing = partial / 'ImageSets' / 'Main' / f'{split}.txt'
             listing.write_text('\n'.join(names) + '\n')
-        (partial / 'toy_voc.txt').write_text(stamp)
+        (partial / STAMP_FILE).write_text(stamp)
     return out
 
 

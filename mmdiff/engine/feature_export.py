@@ -31,10 +31,11 @@ class FeatureGraph(nn.Module):
         super().__init__()
         if not hasattr(model, 'backbone'):
             raise ValueError(f'{type(model).__name__} has no backbone to export.')
-        if getattr(model.backbone, 'noise', 'none') == 'fresh':
+        if getattr(model.backbone, 'draws_noise', False):
             raise ValueError(
-                "noise='fresh' of the backbone is drawn anew in every pass, and a "
-                "graph is a function of its input; export with noise='fixed' or 'none'."
+                f'noise={model.backbone.noise!r} of the backbone is drawn anew in '
+                'every pass, and a graph is a function of its input; export with '
+                "noise='fixed' or 'none'."
             )
         self.backbone = model.backbone
         self.neck = getattr(model, 'neck', None)

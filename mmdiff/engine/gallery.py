@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,15 +16,14 @@ from mmdiff.attacks import Attack, oracle_of
 from mmdiff.utils.files import whole_file
 from mmdiff.utils.modules import unwrap
 
-from .ground_truth import ground_truth_scale, metainfo_of
+from .ground_truth import ground_truth_scale, leaf_pipelines, metainfo_of
 
-if TYPE_CHECKING:
-    from mmengine.visualization import Visualizer
-
-# Tasks whose predictions can be drawn.
-TASKS = ('detection',)
+# Paints on an image, (H, W, 3) RGB, what a data sample has of predictions.
+Painter = Callable[[np.ndarray, Any], np.ndarray]
 # How much stronger a change is shown, or nothing would be seen; mid grey is no change.
 CHANGE = 10
+# Images of classifiers are shown this large, or names of classes would not fit.
+SHOWN_SIDE = 256
 
 
 def draw_grid(
@@ -34,14 +33,14 @@ def draw_grid(
     indices: Sequence[int] = (0, 1, 2),
     score_thr: float = 0.4,
 ) -> None:
-    """Draw clean and attacked images with each model's detections, and the change.
+    """Draw clean and attacked images with each model's predictions, and the change.
 
     Args:
         path: Image file to write, whole or not at all.
         runners: Runners by name of model, each with its weights loaded.
         attack: Attack on every model.
         indices: Numbers of the test images to show.
-        score_thr: Detections below are not drawn.
+        score_thr: Detections below are not drawn; of classifiers all are.
 
     Raises:
         GradientBlocked: If the attack's gradient does not reach the images.
@@ -99,27 +98,31 @@ def _columns(
     runner: Runner, attack: Attack, indices: Sequence[int], score_thr: float
 ) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:
     """Clean images, attacked images and changes of one model."""
-    from mmdet.visualization import DetLocalVisualizer
-
     model = runner.model.eval()
     dataset = runner.test_dataloader.dataset
     oracle = oracle_of(model, ground_truth_scale(dataset))
-    visualizer = DetLocalVisualizer(line_width=2)
-    visualizer.dataset_meta = metainfo_of(dataset)
+    painter = PAINTERS[oracle.task](metainfo_of(dataset), score_thr)
+    rgb = not _loads_files(dataset)
     clean, attacked, changes = [], [], []
     for index in indices:
         batch = pseudo_collate([dataset[index]])
         inputs = attack.run(oracle, batch).inputs
         adversarial = {**batch, 'inputs': inputs}
-        clean.append(_detections(model, batch, visualizer, score_thr))
-        attacked.append(_detections(model, adversarial, visualizer, score_thr))
+        clean.append(_predictions(model, batch, painter, rgb))
+        attacked.append(_predictions(model, adversarial, painter, rgb))
         delta = inputs[0].cpu() - batch['inputs'][0]
-        changes.append(_to_image(127.5 + CHANGE * delta))
+        changes.append(_to_image(127.5 + CHANGE * delta, rgb))
     return clean, attacked, changes
 
 
-def _to_image(x: torch.Tensor) -> np.ndarray:
-    """(C, H, W) in 0..255, BGR first -> (H, W, 3) RGB uint8.
+def _loads_files(dataset: Any) -> bool:
+    """Whether images are of files, which are loaded BGR; sets of arrays give RGB."""
+    pipelines = [names for _, names in leaf_pipelines(dataset)]
+    return any(name.startswith('Load') for names in pipelines for name in names)
+
+
+def _to_image(x: torch.Tensor, rgb: bool = False) -> np.ndarray:
+    """(C, H, W) in 0..255, BGR first unless ``rgb`` -> (H, W, 3) RGB uint8.
 
     One channel is shown in grey; of more than three the first three are shown, and
     what is missing of three is black.
@@ -127,25 +130,58 @@ def _to_image(x: torch.Tensor) -> np.ndarray:
     if len(x) == 1:
         x = x.expand(3, -1, -1)
     x = torch.cat([x, torch.zeros_like(x)])[:3] if len(x) == 2 else x[:3]
-    return x.clamp(0, 255).round().byte().flip(0).permute(1, 2, 0).cpu().numpy()
+    x = x.clamp(0, 255).round().byte()
+    return (x if rgb else x.flip(0)).permute(1, 2, 0).cpu().numpy()
 
 
 @torch.no_grad()
-def _detections(
-    model: torch.nn.Module, batch: dict, visualizer: Visualizer, score_thr: float
+def _predictions(
+    model: torch.nn.Module, batch: dict, painter: Painter, rgb: bool
 ) -> np.ndarray:
-    import mmcv
-
-    image = _to_image(batch['inputs'][0].float())
+    """An image with what the model sees in it."""
+    image = _to_image(batch['inputs'][0].float(), rgb)
     samples = copy.deepcopy(batch['data_samples'])
     sample = unwrap(model).test_step({**batch, 'data_samples': samples})[0].cpu()
-    # Detections are at the scale of the file: show them there.
-    height, width = sample.ori_shape
-    visualizer.add_datasample(
-        'image',
-        mmcv.imresize(image, (width, height)),
-        sample,
-        draw_gt=False,
-        pred_score_thr=score_thr,
-    )
-    return visualizer.get_image()
+    return painter(image, sample)
+
+
+def _box_painter(metainfo: Mapping[str, Any], score_thr: float) -> Painter:
+    """Paint the detections of at least a score."""
+    import mmcv
+    from mmdet.visualization import DetLocalVisualizer
+
+    visualizer = DetLocalVisualizer(line_width=2)
+    visualizer.dataset_meta = metainfo
+
+    def paint(image: np.ndarray, sample: Any) -> np.ndarray:
+        # Detections are at the scale of the file: show them there.
+        height, width = sample.ori_shape
+        visualizer.add_datasample(
+            'image',
+            mmcv.imresize(image, (width, height)),
+            sample,
+            draw_gt=False,
+            pred_score_thr=score_thr,
+        )
+        return visualizer.get_image()
+
+    return paint
+
+
+def _class_painter(metainfo: Mapping[str, Any], score_thr: float) -> Painter:
+    """Paint true and predicted class, and its score, whatever that is."""
+    from mmpretrain.visualization import UniversalVisualizer
+
+    visualizer = UniversalVisualizer()
+    visualizer.dataset_meta = dict(metainfo)
+
+    def paint(image: np.ndarray, sample: Any) -> np.ndarray:
+        return visualizer.visualize_cls(image, sample, resize=SHOWN_SIDE)
+
+    return paint
+
+
+PAINTERS: dict[str, Callable[[Mapping[str, Any], float], Painter]] = {
+    'classification': _class_painter,
+    'detection': _box_painter,
+}

@@ -26,6 +26,13 @@ PRESETS = (
     'paper_oddefense',
     'paper_robust_pretrainers',
 )
+# Presets that are of models of one task.
+TASK_OF_PRESET = {
+    'paper_ares': 'detection',
+    'paper_dag': 'detection',
+    'paper_oddefense': 'detection',
+    'paper_robust_pretrainers': CLASSIFICATION,
+}
 # Files of presets that are another one for classifiers.
 OF_CLASSIFIERS = {'standard': 'standard_cls'}
 ATTACK_NAMES: dict[str, dict[str, Any]] = {
@@ -69,14 +76,15 @@ def attack_configs(
             ``transfer``'s only; ``mask.type`` is the ``type`` of a setting ``mask``.
 
     Raises:
-        ValueError: For an unknown attack or objective, a number that is none, or
-            settings that no attack has.
+        ValueError: For an unknown attack or objective, a preset of another task, a
+            number that is none, or settings that no attack has.
 
     Example:
         >>> [attack['eps'] for attack in attack_configs('pgd', '2,4')]
         [2.0, 4.0]
     """
     budgets = _budgets(eps)
+    _check_presets(names, task)
     nested = Config()
     nested.merge_from_dict(options)
     settings = nested.to_dict()
@@ -137,6 +145,18 @@ def _budgets(eps: str | None) -> list[float] | list[None]:
         raise ValueError(
             f'eps={eps!r} must be numbers in pixel units with commas between: 2,4,8.'
         ) from None
+
+
+def _check_presets(names: str, task: str | None) -> None:
+    """Complain about a preset of models of another task."""
+    for name in names.split(','):
+        of = TASK_OF_PRESET.get(name, task)
+        if task is not None and of != task:
+            fitting = [p for p in PRESETS if TASK_OF_PRESET.get(p, task) == task]
+            raise ValueError(
+                f'The preset {name} is for {of} and the model is for {task}; choose '
+                f'one of {", ".join(fitting)}.'
+            )
 
 
 def _chosen(names: str, task: str | None) -> list[dict[str, Any]]:

@@ -7,10 +7,10 @@ from .pretrainers import DiffusionPretrainer
 __all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
 
 try:
-    from .heads import AttentionClsHead  # noqa: F401
+    from .heads import AttentionClsHead, PooledLinearClsHead  # noqa: F401
 except ImportError:
-    # Without mmpretrain, or what it imports, there is no classifier for the head:
+    # Without mmpretrain, or what it imports, there is no classifier for the heads:
     # detectors do without.
     pass
 else:
-    __all__ += ['AttentionClsHead']
+    __all__ += ['AttentionClsHead', 'PooledLinearClsHead']

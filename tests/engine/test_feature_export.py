@@ -73,8 +73,9 @@ def test_a_graph_that_differs_is_not_left_behind(tmp_path):
 
 
 def test_what_cannot_be_a_graph_is_one_sentence(make_detector, tmp_path):
-    with pytest.raises(ValueError, match="noise='fresh'.*drawn anew"):
-        FeatureGraph(make_detector('faster-rcnn', 'diffusion', noise='fresh'))
+    for noise in ('fresh', 'shared'):
+        with pytest.raises(ValueError, match=f'noise={noise!r}.*drawn anew'):
+            FeatureGraph(make_detector('faster-rcnn', 'diffusion', noise=noise))
     with pytest.raises(ValueError, match='has no backbone'):
         FeatureGraph(nn.Conv2d(1, 1, 1))
     with pytest.raises(ValueError, match='must end in .onnx or .pt2'):

@@ -167,6 +167,22 @@ def test_the_task_is_that_of_the_config():
     assert task_of_config(cfg) is None
 
 
+@pytest.mark.parametrize(
+    'preset, task, words',
+    [
+        ('paper_dag', 'classification', 'quick, standard, paper_robust_pretrainers'),
+        ('quick,paper_ares', 'classification', 'quick, standard, paper_robust'),
+        ('paper_robust_pretrainers', 'detection', 'quick, standard, paper_ares, '),
+    ],
+)
+def test_a_preset_of_the_other_task_is_one_sentence(preset, task, words):
+    name = preset.split(',')[-1]
+    match = f'preset {name} is for .* and the model is for {task}; choose .*{words}'
+    with pytest.raises(ValueError, match=match):
+        attack_configs(preset, task=task)
+    assert attack_configs(name)  # of a model whose task is not known
+
+
 def test_attacks_of_torchattacks_have_names_too():
     fab, cw = build('torch_fab,torch_CW')
     assert (fab.name, fab.eps, cw.name, cw.eps) == ('FAB', 8, 'CW', None)

@@ -10,6 +10,7 @@ from mmpretrain.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from mmdiff.models import AttentionClsHead
+from mmdiff.utils.modules import num_classes
 
 
 def build(**settings):
@@ -30,6 +31,7 @@ def test_it_has_the_parts_of_the_published_head():
     assert len(head.blocks) == 2 and head.blocks[0].attn.num_heads == 8
     assert shapes['blocks.0.ffn.layers.0.0.weight'] == (64, 16)
     assert AttentionClsHead(5, 16).class_token.abs().max() == 0
+    assert num_classes(torch.nn.ModuleDict({'head': head})) == 5  # attacks ask for it
 
 
 def test_positions_do_not_matter_after_the_norm():

@@ -36,7 +36,7 @@ def test_low_stride_first():
     assert [info.name for info in by_index.out_taps] == ['mid']
 
 
-@pytest.mark.parametrize('noise', ['none', 'fixed', 'fresh'])
+@pytest.mark.parametrize('noise', ['none', 'fixed', 'fresh', 'shared'])
 @pytest.mark.parametrize('training', [False, True])
 def test_frozen_lets_gradients_to_the_input(noise, training):
     model = build(noise=noise).train(training)
@@ -91,6 +91,21 @@ def test_fresh_noise_differs_and_averaging_calms_it():
 
     one, many = spread(1), spread(16)
     assert one > 0 and many < 0.5 * one
+
+
+def test_shared_noise_is_one_for_a_batch_and_another_in_each_pass():
+    model = build(noise='shared', timestep=500, num_noise=2)
+    x = torch.randn(1, 3, 32, 32).expand(3, -1, -1, -1)
+    torch.manual_seed(0)
+    first, second = model(x)[0], model(x)[0]
+    assert torch.allclose(first[0], first[1], atol=1e-5)
+    assert not torch.allclose(first, second, atol=1e-2)
+    torch.manual_seed(0)
+    alone = model(x[:1])[0]  # so many random numbers whatever the batch
+    assert torch.allclose(alone[0], first[2], atol=1e-5)
+    assert not model.gives_constant_features
+    assert not build(noise='fresh').gives_constant_features
+    assert build(noise='fixed').gives_constant_features
 
 
 def test_no_noise_scales_only():

@@ -52,7 +52,7 @@ def test_every_class_and_no_class_of_a_prior_can_be_asked_for():
     assert len(edm(x)) == 1
 
 
-@pytest.mark.parametrize('noise', ['fixed', 'fresh', 'none'])
+@pytest.mark.parametrize('noise', ['fixed', 'fresh', 'shared', 'none'])
 def test_grey_images_are_refused(noise):
     """Noise of three channels would be broadcast over them."""
     with pytest.raises(ValueError, match='not .N, 3, H, W.*load them in colour'):

@@ -1,35 +1,15 @@
 """CIFAR-10 as class folders: data/cifar10/{train,minitest}/{airplane,...}/*.jpg."""
 
-image_pipeline = [dict(type='LoadImageFromFile')]
-where = dict(type='CustomDataset', data_root='data/cifar10')
+_base_ = './class_folders.py'
 
-train_dataloader = dict(
-    batch_size=128,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        **where,
-        data_prefix='train',
-        pipeline=[
-            *image_pipeline,
-            dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-            dict(type='PackInputs'),
-        ],
+where = dict(
+    data_root='data/cifar10',
+    classes=(
+        *('airplane', 'automobile', 'bird', 'cat', 'deer'),
+        *('dog', 'frog', 'horse', 'ship', 'truck'),
     ),
 )
-val_dataloader = dict(
-    batch_size=128,
-    num_workers=1,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        **where,
-        data_prefix='minitest',
-        pipeline=[*image_pipeline, dict(type='PackInputs')],
-    ),
-)
-val_evaluator = dict(type='Accuracy', topk=(1,))
+train_dataloader = dict(dataset=where)
+val_dataloader = dict(dataset=dict(where, data_prefix='minitest'))
 test_dataloader = val_dataloader
-test_evaluator = val_evaluator
-del image_pipeline, where
+del where

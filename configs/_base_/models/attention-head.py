@@ -2,5 +2,6 @@
 
 model = dict(
     type='ImageClassifier',
+    backbone=dict(),  # a prior replaces it
     head=dict(type='mmdiff.AttentionClsHead', num_classes=10, topk=(1,)),
 )

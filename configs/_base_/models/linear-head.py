@@ -2,6 +2,6 @@
 
 model = dict(
     type='ImageClassifier',
-    neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, topk=(1,)),
+    backbone=dict(),  # a prior replaces it
+    head=dict(type='mmdiff.PooledLinearClsHead', num_classes=10, topk=(1,)),
 )

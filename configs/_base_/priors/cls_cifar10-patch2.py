@@ -7,6 +7,7 @@ _base_ = './cls_inputs.py'
 
 prior = dict(
     backbone=dict(
+        _delete_=True,
         type='mmdiff.DiffusionUNet',
         model=dict(source='mmdiff::cifar10_patch2'),
         condition=10,

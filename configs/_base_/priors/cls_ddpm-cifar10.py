@@ -7,6 +7,7 @@ _base_ = './cls_inputs.py'
 
 prior = dict(
     backbone=dict(
+        _delete_=True,
         type='mmdiff.DiffusionUNet',
         model=dict(source='google/ddpm-cifar10-32'),
         timestep=10,

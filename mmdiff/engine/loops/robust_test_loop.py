@@ -19,7 +19,6 @@ from mmdiff.evaluation.results import Results, RunSanity
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
 from mmdiff.registry import LOOPS
 
-from ..gallery import TASKS
 from ..ground_truth import ground_truth_scale, metainfo_of
 from ..hooks import AttackHook
 from .adversarial_sets import sets_of
@@ -241,7 +240,7 @@ class RobustTestLoop(TestLoop):
         if self.sets is not None:
             self.sets.finish(self.results)
         self._write()  # before pictures: nothing that befalls them costs the report
-        if self.runs.rank == 0 and self.oracle.task in TASKS:
+        if self.runs.rank == 0:
             shown = shown_images(self.images, self.num_gallery)
             self.results.gallery = draw_gallery(
                 self.out, self.name, self.runner, plan.steps, shown

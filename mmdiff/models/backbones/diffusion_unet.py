@@ -15,7 +15,7 @@ from mmdiff.diffusion.dtypes import parse_dtype
 from mmdiff.diffusion.noise import TILE, FixedNoise
 from mmdiff.registry import MODELS
 
-NOISES = ('none', 'fixed', 'fresh')
+NOISES = ('none', 'fixed', 'fresh', 'shared')
 
 
 @MODELS.register_module()
@@ -37,7 +37,9 @@ class DiffusionUNet(BaseModule):
         out_indices: Tap names (``'up.1'``), or indices into ``feature_info``.
         noise: ``'fixed'``: a function of ``noise_seed`` and the position, the same for
             every image and batch size. ``'fresh'``: drawn anew in every pass; attack it
-            with ``eot`` above 1. ``'none'``: ``alpha_t x`` alone.
+            with ``eot`` above 1. ``'shared'``: drawn anew in every pass, once for all
+            images of a batch, as "Diffusion Models are Robust Pretrainers" publishes
+            it. ``'none'``: ``alpha_t x`` alone.
         noise_seed: Seed of the fixed noise.
         num_noise: Number of noises that the features are averaged over.
         frozen: ``False`` trains the U-Net along (its dropout is then active).
@@ -269,7 +271,12 @@ class DiffusionUNet(BaseModule):
     @property
     def gives_constant_features(self) -> bool:
         """Whether the features of an image are the same in every pass."""
-        return self.frozen and self.noise != 'fresh'
+        return self.frozen and not self.draws_noise
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether noise is drawn anew in every pass."""
+        return self.noise in ('fresh', 'shared')
 
     def _compute(self, x: Tensor) -> tuple[Tensor, ...]:
         """Run the U-Net."""
@@ -293,6 +300,8 @@ class DiffusionUNet(BaseModule):
             return torch.zeros_like(x)
         if self.noise == 'fresh':
             return torch.randn_like(x)
+        if self.noise == 'shared':
+            return torch.randn_like(x[:1])
         return self.fixed_noise(x, k)
 
     def _load_from_state_dict(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from mmdiff.registry import MODELS
 
+from .features import last_feature
+
 NORMS = ('LN', 'BN')
 
 
@@ -58,7 +60,7 @@ class AttentionClsHead(ClsHead):
     ) -> None:
         super().__init__(**kwargs)
         self._check(num_classes, in_channels, num_heads, norm)
-        self.in_channels, self.pool = in_channels, pool
+        self.num_classes, self.in_channels, self.pool = num_classes, in_channels, pool
         if norm == 'LN':
             self.norm: nn.Module = nn.LayerNorm([in_channels, pool, pool])
         else:
@@ -95,18 +97,7 @@ class AttentionClsHead(ClsHead):
         Raises:
             ValueError: If it has other channels, or is smaller than ``pool``.
         """
-        x = feats[-1] if isinstance(feats, (tuple, list)) else feats
-        if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(
-                f'The head was built for in_channels={self.in_channels}, and the '
-                f'features are {tuple(x.shape)}; make in_channels the channels of the '
-                'last tap (DiffusionUNet logs them), and leave out the neck.'
-            )
-        if min(x.shape[-2:]) < self.pool:
-            raise ValueError(
-                f'pool={self.pool} is more than the features of {x.shape[-2]}x'
-                f'{x.shape[-1]}; make it at most their side.'
-            )
+        x = last_feature(feats, self.in_channels, self.pool)
         x = nn.functional.adaptive_avg_pool2d(x, self.pool)
         x = self.projection(self.norm(x)).flatten(2).transpose(1, 2)
         token = self.class_token.expand(len(x), -1, -1)

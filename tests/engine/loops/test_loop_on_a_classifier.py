@@ -1,15 +1,18 @@
 """The seam of tasks: the loop knows nothing of boxes."""
 
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from mmcv.transforms import Compose, LoadImageFromFile, Pad
 from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmdiff.attacks import PGD, Square  # noqa: F401 (registered)
+from mmdiff.engine import gallery
 from mmdiff.engine.presets import attack_configs
 from mmdiff.evaluation.report import build_page, read_reports, render
 
@@ -106,7 +109,8 @@ def test_a_classifier_is_tested_as_a_detector_is(runner, tmp_path):
         rows['worst_case_eps32']['image_score']
         <= (rows['pgd_total_eps32']['image_score'])
     )
-    assert report['sanity']['large'] < 1 and report['gallery'] == []
+    assert report['sanity']['large'] < 1 and len(report['gallery']) == 3
+    assert all((path.parent / shot['file']).is_file() for shot in report['gallery'])
     assert report['intervals']['problem'] == '' and 'broke' not in rows['clean']
     low, high = rows['pgd_total_eps32']['interval']
     assert low <= rows['pgd_total_eps32']['image_score'] <= high
@@ -165,3 +169,15 @@ def test_a_classifier_without_an_accuracy_is_refused(runner):
     runner._test_loop = dict(runner.cfg.test_cfg)
     with pytest.raises(ValueError, match="set test_evaluator to dict.type='Accuracy'"):
         runner.test_loop  # noqa: B018 (it is built now)
+
+
+@pytest.mark.parametrize('of_files', [True, False])
+def test_pictures_have_the_colours_of_the_images(of_files):
+    """Files are loaded BGR; sets of arrays (CIFAR) give RGB."""
+    loads = [LoadImageFromFile()] if of_files else []
+    dataset = SimpleNamespace(pipeline=Compose([*loads, Pad(size=(4, 4))]))
+    assert gallery._loads_files(dataset) == of_files
+    red = torch.zeros(3, 4, 4)
+    red[2 if of_files else 0] = 255
+    shown = gallery._to_image(red, rgb=not gallery._loads_files(dataset))
+    assert shown[0, 0].tolist() == [255, 0, 0]

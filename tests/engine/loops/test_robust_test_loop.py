@@ -905,7 +905,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_result(robust, monkeypatch, cap
     def fail(*args, **kwargs):
         raise RuntimeError('no\nfont')
 
-    monkeypatch.setattr('mmdiff.engine.gallery._detections', fail)
+    monkeypatch.setattr('mmdiff.engine.gallery._predictions', fail)
     runner = robust([PGD4], num_gallery=2)
     with caplog.at_level('WARNING'):
         report = run(runner)
