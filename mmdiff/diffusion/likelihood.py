@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from .base import DiffusionModel
 from .levels import NoiseLevels
+from .multihead import MultiHeadDiffusionModel
 from .noise import fixed_noise
 
 NOISES = ('fixed', 'fresh')
@@ -182,7 +183,8 @@ class ClassLikelihood:
     ``logit_y = -sum_t w_t |eps_theta(x_t, t, y) - eps|^2`` with a uniform prior over
     classes (Chen et al. 2024, "Robust Classification via a Single Diffusion Model"; Li
     et al. 2023, "Your Diffusion Model is Secretly a Zero-Shot Classifier"). The squared
-    error is the mean over an image's values. All classes see the same noise.
+    error is the mean over an image's values. All classes see the same noise. A
+    multi-head prior predicts for all classes in one pass.
 
     Differentiable in the images, with memory that grows neither with the number of
     levels nor with that of classes: the U-Net runs on ``chunk_size`` noised images at a
@@ -196,9 +198,12 @@ class ClassLikelihood:
             call, for every image.
         noise_seed: Seed of the fixed noise.
         chunk_size: Most noised images in one pass of the U-Net.
+        guidance: Of a multi-head prior; see
+            :meth:`MultiHeadDiffusionModel.predict_noises`.
 
     Raises:
-        ValueError: If the prior has no classes, or ``noise`` is unknown.
+        ValueError: If the prior has no classes, ``noise`` is unknown, or there is
+            guidance without a head for it.
 
     Example:
         >>> from mmdiff.diffusion.levels import choose_levels
@@ -217,6 +222,7 @@ class ClassLikelihood:
     noise: str = 'fixed'
     noise_seed: int = 0
     chunk_size: int = CHUNK_SIZE
+    guidance: float = 0.0
 
     def __post_init__(self) -> None:
         if not self.model.num_classes:
@@ -228,6 +234,12 @@ class ClassLikelihood:
             raise ValueError(
                 f'noise={self.noise!r} is unknown; choose one of {NOISES}.'
             )
+        if self.multihead:
+            self.model.check_guidance(self.guidance)
+        elif self.guidance:
+            raise ValueError(
+                f'guidance={self.guidance} is of multi-head priors; leave it at 0.'
+            )
 
     @property
     def num_classes(self) -> int:
@@ -237,7 +249,12 @@ class ClassLikelihood:
     @property
     def passes(self) -> int:
         """Passes of the U-Net that the logits of one image take."""
-        return len(self.levels) * self.num_classes
+        return len(self.levels) * (1 if self.multihead else self.num_classes)
+
+    @property
+    def multihead(self) -> bool:
+        """Whether one pass predicts for all classes."""
+        return isinstance(self.model, MultiHeadDiffusionModel)
 
     def draw(self) -> NoiseDraws:
         """Choose the noises of one call."""
@@ -260,12 +277,29 @@ class ClassLikelihood:
         """Return the error of every class at every level, (N, K, T)."""
         self.model.check_images(x)
         shape = len(self.levels), len(x), self.num_classes
-        indices = [torch.arange(size) for size in shape]
-        level, image, label = torch.meshgrid(*indices, indexing='ij')
-        errors = self.pair_errors(
-            x, self.draw(), level.flatten(), image.flatten(), label.flatten()
-        )
+        sizes = shape[:2] if self.multihead else shape
+        rows = torch.cartesian_prod(*(torch.arange(size) for size in sizes))
+        level, image, *label = rows.unbind(1)
+        if self.multihead:
+            errors = self._head_errors(x, self.draw(), level, image)
+        else:
+            errors = self.pair_errors(x, self.draw(), level, image, *label)
         return errors.view(shape).permute(1, 2, 0)
+
+    def _head_errors(
+        self, x: Tensor, draws: NoiseDraws, level: Tensor, image: Tensor
+    ) -> Tensor:
+        """Return the errors of all heads, (R, K); arguments as :meth:`pair_errors`."""
+
+        def errors(x: Tensor, rows: Tensor) -> Tensor:
+            x0 = x[image[rows].to(x.device)]
+            times = self._times(level[rows], x.device)
+            noise = draws.rows(x, level[rows], image[rows])
+            x_t = self.model.add_noise(x0, times, noise)
+            estimates = self.model.predict_noises(x_t, times, self.guidance)
+            return (estimates - noise[:, None]).square().flatten(2).mean(2)
+
+        return run_chunks(errors, x, torch.arange(len(level)), self.chunk_size)
 
     def pair_errors(
         self, x: Tensor, draws: NoiseDraws, level: Tensor, image: Tensor, label: Tensor

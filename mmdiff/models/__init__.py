@@ -7,10 +7,11 @@ from .pretrainers import DiffusionPretrainer
 __all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
 
 try:
+    from .classifiers import DiffusionClassifier  # noqa: F401
     from .heads import AttentionClsHead  # noqa: F401
 except ImportError:
-    # Without mmpretrain, or what it imports, there is no classifier for the head:
-    # detectors do without.
+    # Without mmpretrain, or what it imports, there are no classifiers: detectors do
+    # without.
     pass
 else:
-    __all__ += ['AttentionClsHead']
+    __all__ += ['AttentionClsHead', 'DiffusionClassifier']
