@@ -52,9 +52,9 @@ def check_teacher(unet: nn.Module) -> None:
     """
     if not isinstance(unet, UNet2DModel):
         raise ValueError(
-            f'A multi-head prior is distilled from a UNet2DModel, and this is a '
-            f'{type(unet).__name__}; use it as it is, with elimination of classes for '
-            'speed.'
+            f'A multi-head prior is distilled from a UNet2DModel, not from '
+            f'{type(unet).__name__}; use that as it is, with elimination of classes '
+            'for speed.'
         )
     if not isinstance(unet.class_embedding, nn.Embedding):
         raise ValueError(
