@@ -128,14 +128,23 @@ def run_chunks(
     Raises:
         ValueError: If ``chunk_size`` is below 1.
     """
-    if chunk_size < 1:
-        raise ValueError(f'chunk_size={chunk_size} must be at least 1.')
+    check_chunk_size(chunk_size)
     chunks = rows.split(chunk_size)
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([errors(x, chunk) for chunk in chunks])
     return torch.cat(
         [checkpoint(errors, x, chunk, use_reentrant=False) for chunk in chunks]
     )
+
+
+def check_chunk_size(chunk_size: int) -> None:
+    """Complain about chunks of nothing.
+
+    Raises:
+        ValueError: If ``chunk_size`` is below 1.
+    """
+    if chunk_size < 1:
+        raise ValueError(f'chunk_size={chunk_size} must be at least 1.')
 
 
 @dataclass(frozen=True)
@@ -234,6 +243,7 @@ class ClassLikelihood:
             raise ValueError(
                 f'noise={self.noise!r} is unknown; choose one of {NOISES}.'
             )
+        check_chunk_size(self.chunk_size)
         if self.multihead:
             self.model.check_guidance(self.guidance)
         elif self.guidance:

@@ -2,9 +2,14 @@
 
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
-from .pretrainers import DiffusionPretrainer
+from .pretrainers import DiffusionPretrainer, MultiHeadDistiller
 
-__all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
+__all__ = [
+    'DiffusionFPN',
+    'DiffusionPretrainer',
+    'DiffusionUNet',
+    'MultiHeadDistiller',
+]
 
 try:
     from .classifiers import DiffusionClassifier  # noqa: F401
