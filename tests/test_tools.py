@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from rich.console import Console
 
 from mmdiff.datasets.toy_shapes import make_toy_voc
@@ -162,6 +163,17 @@ def test_a_model_that_fails_in_the_quick_start_is_one_sentence(
         one.run()
     assert 'from scratch: half of it' in capsys.readouterr().out
     assert 'ValueError: no' in one.log.read_text()
+
+
+def test_the_word_none_is_the_checkpoint_of_a_prior_that_classifies(tmp_path):
+    tool = runpy.run_path(str(ROOT / 'tools' / 'test.py'))
+    name = 'diffusion-classifier_cifar10-patch2_cifar10-folders.py'
+    cfg = Config.fromfile(ROOT / 'configs' / 'robustness' / name)
+    assert tool['checkpoint_of'](cfg, 'none') is None
+    assert tool['checkpoint_of'](cfg, 'some.pth') == 'some.pth'
+    other = Config(dict(model=dict(type='mmdet.FCOS')))
+    with pytest.raises(ValueError, match='A FCOS has random weights without a checkp'):
+        tool['checkpoint_of'](other, 'none')
 
 
 def test_settings_of_test_cfg_stay_under_attack(tmp_path):

@@ -109,6 +109,30 @@ def test_logits_are_weighted_errors_whatever_the_batch(kind):
     assert torch.allclose(together[:, 2], total, rtol=1e-4)
 
 
+def test_memory_of_the_graph_grows_with_neither_levels_nor_classes():
+    model, x = build(), images()
+
+    def saved_bytes(num_levels, chunk_size=6):
+        sizes = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        levels = choose_levels(model, num_levels)
+        likelihood = ClassLikelihood(model, levels, chunk_size=chunk_size)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            logits = likelihood.class_logits(x.clone().requires_grad_())
+        assert logits.requires_grad
+        return sum(sizes.values())
+
+    few, many = saved_bytes(4), saved_bytes(32)
+    # Numbers of rows, and errors, are all that is kept of a chunk.
+    assert many - few < 16 * 28 * 2 * CLASSES
+    assert saved_bytes(4, chunk_size=1000) > 100 * few  # the graph in one piece
+
+
 def test_fixed_noise_is_shared_and_fresh_noise_follows_the_global_seed():
     model, x = build(), images(1).expand(2, -1, -1, -1)
     levels = choose_levels(model, 3)
