@@ -171,8 +171,13 @@ def test_the_word_none_is_the_checkpoint_of_a_prior_that_classifies(tmp_path):
     cfg = Config.fromfile(ROOT / 'configs' / 'robustness' / name)
     assert tool['checkpoint_of'](cfg, 'none') is None
     assert tool['checkpoint_of'](cfg, 'some.pth') == 'some.pth'
+    smoothed = Config.fromfile(ROOT / 'configs' / 'robustness' / f'smoothed-{name}')
+    assert tool['checkpoint_of'](smoothed, 'none') is None
+    smoothed.model.classifier.type = 'ImageClassifier'
+    with pytest.raises(ValueError, match='ImageClassifier has random weights'):
+        tool['checkpoint_of'](smoothed, 'none')
     other = Config(dict(model=dict(type='mmdet.FCOS')))
-    with pytest.raises(ValueError, match='A FCOS has random weights without a checkp'):
+    with pytest.raises(ValueError, match='FCOS has random weights without a checkp'):
         tool['checkpoint_of'](other, 'none')
 
 

@@ -117,10 +117,13 @@ def checkpoint_of(cfg: Config, checkpoint: str) -> str | None:
     """The checkpoint to load; the word none is no checkpoint."""
     if checkpoint != 'none':
         return checkpoint
-    kind = cfg.model.type.rpartition('.')[2]
+    model = cfg.model
+    if model.type.endswith('SmoothedClassifier'):  # its weights are the inner one's
+        model = model.classifier
+    kind = model.type.rpartition('.')[2]
     if kind not in WITHOUT_CHECKPOINT:
         raise ValueError(
-            f'A {kind} has random weights without a checkpoint; give a file or a URL '
+            f'{kind} has random weights without a checkpoint; give a file or a URL '
             f'(none is for {", ".join(WITHOUT_CHECKPOINT)}).'
         )
     return None

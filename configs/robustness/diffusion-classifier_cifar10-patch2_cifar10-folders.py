@@ -17,3 +17,6 @@ model = dict(
 )
 # A batch is 500 passes of the U-Net for each image.
 test_dataloader = dict(batch_size=16)
+test_cfg = dict()
+# Nothing is trained.
+train_dataloader = val_dataloader = val_evaluator = None

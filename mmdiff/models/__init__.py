@@ -12,11 +12,14 @@ __all__ = [
 ]
 
 try:
-    from .classifiers import DiffusionClassifier  # noqa: F401
+    from .classifiers import (  # noqa: F401
+        DiffusionClassifier,
+        SmoothedClassifier,
+    )
     from .heads import AttentionClsHead  # noqa: F401
 except ImportError:
     # Without mmpretrain, or what it imports, there are no classifiers: detectors do
     # without.
     pass
 else:
-    __all__ += ['AttentionClsHead', 'DiffusionClassifier']
+    __all__ += ['AttentionClsHead', 'DiffusionClassifier', 'SmoothedClassifier']

@@ -12,6 +12,7 @@ from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
 from mmdiff.diffusion import ClassLikelihood, DiffusionModel, choose_levels
+from mmdiff.diffusion.denoising import OneStep
 from mmdiff.diffusion.elimination import Elimination, eliminate
 from mmdiff.registry import MODELS
 
@@ -54,6 +55,9 @@ class DiffusionClassifier(BaseClassifier):
             (mode ``'tensor'``) nor gradients do.
         guidance: Of a multi-head prior; see
             :meth:`MultiHeadDiffusionModel.predict_noises`.
+        denoise_sigma: For inputs with noise of this standard deviation in pixel units
+            (:class:`SmoothedClassifier`): they are denoised in one step without a class
+            first, by the timestep with as much noise or a little less.
         data_preprocessor: As in mmpretrain; by default that of BGR files.
         init_cfg: As in mmengine.
 
@@ -85,6 +89,7 @@ class DiffusionClassifier(BaseClassifier):
         chunk_size: int = 64,
         elimination: dict | bool | None = None,
         guidance: float = 0.0,
+        denoise_sigma: float | None = None,
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | None = None,
     ) -> None:
@@ -109,6 +114,9 @@ class DiffusionClassifier(BaseClassifier):
             guidance,
         )
         self.elimination = self._build_rule(elimination)
+        self.denoiser = None
+        if denoise_sigma is not None:
+            self.denoiser = OneStep(self.prior, denoise_sigma / 127.5)
         self.head = ClsHead()
         self.head.num_classes = self.prior.num_classes
         self.train(self.training)
@@ -175,7 +183,11 @@ class DiffusionClassifier(BaseClassifier):
         Returns:
             A tuple of (N, K), as heads take it.
         """
+        inputs = self._denoised(inputs)
         return (self._scaled(self.likelihood.class_logits(inputs), inputs),)
+
+    def _denoised(self, inputs: Tensor) -> Tensor:
+        return inputs if self.denoiser is None else self.denoiser(inputs)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Return the cross-entropy; gradients reach the images alone.
@@ -200,13 +212,15 @@ class DiffusionClassifier(BaseClassifier):
             (logits,) = self.extract_feat(inputs)
             calls = [self.likelihood.passes] * len(inputs)
         else:
+            inputs = self._denoised(inputs)
             result = eliminate(self.likelihood, inputs, self.elimination)
             logits, calls = self._scaled(result.logits, inputs), result.calls.tolist()
         samples = self.head.predict((logits,), data_samples)
+        once = int(self.denoiser is not None)
         for sample, label, count in zip(samples, logits.argmax(1), calls):
             # Scores of full precision may be equal where logits are not.
             sample.set_pred_label(label)
-            sample.set_field(count, 'unet_calls', field_type='metainfo')
+            sample.set_field(count + once, 'unet_calls', field_type='metainfo')
         return samples
 
     def _scaled(self, logits: Tensor, inputs: Tensor) -> Tensor:
