@@ -100,11 +100,8 @@ class DiffusionClassifier(BaseClassifier):
                 f'logit_scale={logit_scale} must be above 0, or the worst class wins.'
             )
         self.logit_scale = logit_scale
-        if not (isinstance(model, dict) and 'source' in model):
-            model = {'source': model}
-        self.prior = DiffusionModel.from_pretrained(**model).requires_grad_(False)
-        if self.prior.num_classes:  # else the likelihood says what is wrong
-            self._check_classes(num_classes)
+        self.prior = self._load(model)
+        self._check_classes(num_classes)
         self.likelihood = ClassLikelihood(
             self.prior,
             choose_levels(self.prior, **(levels or {})),
@@ -121,9 +118,16 @@ class DiffusionClassifier(BaseClassifier):
         self.head.num_classes = self.prior.num_classes
         self.train(self.training)
 
+    @staticmethod
+    def _load(model: str | Path | dict) -> DiffusionModel:
+        if not (isinstance(model, dict) and 'source' in model):
+            model = {'source': model}
+        return DiffusionModel.from_pretrained(**model).requires_grad_(False)
+
     def _check_classes(self, num_classes: int | None) -> None:
         known = self.prior.num_classes
-        if num_classes not in (None, known):
+        # Without any, the likelihood says what is wrong.
+        if known and num_classes not in (None, known):
             raise ValueError(
                 f'num_classes={num_classes} and the prior has {known} classes; the '
                 'classes of the data set must be those that the prior was trained on, '
