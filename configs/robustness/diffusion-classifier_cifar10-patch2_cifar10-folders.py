@@ -12,7 +12,7 @@ model = dict(
     type='mmdiff.DiffusionClassifier',
     model=dict(source='mmdiff::cifar10_patch2'),
     num_classes=10,
-    levels=dict(num_levels=50),
+    levels=dict(num_levels=50, weighting='log_normal'),
     elimination=True,
 )
 # A batch is 500 passes of the U-Net for each image.
