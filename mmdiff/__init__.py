@@ -14,6 +14,7 @@ _EXPORTS = {
     'OBJECTIVES': 'registry',
     'PGD': 'attacks',
     'TorchAttack': 'attacks',
+    'DiffusionClassifier': 'models',
     'DiffusionModel': 'diffusion',
     'config_path': 'utils.configs',
 }

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from mmengine.config import Config
 from rich.console import Console
 
 from mmdiff.datasets.toy_classes import make_toy_classes
@@ -168,6 +169,22 @@ def test_a_model_that_fails_in_the_quick_start_is_one_sentence(
         one.run()
     assert 'from scratch: half of it' in capsys.readouterr().out
     assert 'ValueError: no' in one.log.read_text()
+
+
+def test_the_word_none_is_the_checkpoint_of_a_prior_that_classifies(tmp_path):
+    tool = runpy.run_path(str(ROOT / 'tools' / 'test.py'))
+    name = 'diffusion-classifier_cifar10-patch2_cifar10-folders.py'
+    cfg = Config.fromfile(ROOT / 'configs' / 'robustness' / name)
+    assert tool['checkpoint_of'](cfg, 'none') is None
+    assert tool['checkpoint_of'](cfg, 'some.pth') == 'some.pth'
+    smoothed = Config.fromfile(ROOT / 'configs' / 'robustness' / f'smoothed-{name}')
+    assert tool['checkpoint_of'](smoothed, 'none') is None
+    smoothed.model.classifier.type = 'ImageClassifier'
+    with pytest.raises(ValueError, match='ImageClassifier has random weights'):
+        tool['checkpoint_of'](smoothed, 'none')
+    other = Config(dict(model=dict(type='mmdet.FCOS')))
+    with pytest.raises(ValueError, match='FCOS has random weights without a checkp'):
+        tool['checkpoint_of'](other, 'none')
 
 
 def test_settings_of_test_cfg_stay_under_attack(tmp_path):

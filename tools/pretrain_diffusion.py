@@ -1,20 +1,13 @@
 """Train a diffusion prior and export it as a diffusers folder."""
 
 import argparse
-import os
-import shlex
 import sys
-from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.runner import Runner
 
 from mmdiff.diffusion.json_files import one_line
-from mmdiff.engine import export_prior
-from mmdiff.utils.configs import work_dir_of
-
-# What a config or a source can be wrong by; mmengine adds the class to the sentence.
-MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
+from mmdiff.engine.prior_training import MISTAKES, train_and_export, training_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -46,23 +39,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-
     try:
-        cfg = Config.fromfile(args.config)
-        cfg.merge_from_dict(args.cfg_options or {})
-        cfg.launcher = args.launcher
-        cfg.resume = args.resume
-        cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
-        runner = Runner.from_cfg(cfg)
+        runner = Runner.from_cfg(training_config(args))
     except MISTAKES as error:
         sys.exit(f'pretrain_diffusion.py: {one_line(error)}')
-    runner.train()
-    if runner.rank == 0:
-        out = Path(args.out or Path(cfg.work_dir) / 'prior')
-        words = [word for word in sys.argv if word != '--resume']
-        command = shlex.join(['python', *words])
-        export_prior(runner, out, command, args.dtype, args.num_samples)
+    train_and_export(runner, args)
 
 
 if __name__ == '__main__':

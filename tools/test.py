@@ -27,6 +27,8 @@ from mmdiff.evaluation.rounding import rounding_notes
 from mmdiff.evaluation.tables import broke_table, results_table
 from mmdiff.utils.configs import work_dir_of
 
+# Models whose config says where all of their weights are; `none` is their checkpoint.
+WITHOUT_CHECKPOINT = ('DiffusionClassifier',)
 MMDET_TEST = Path(mmdet.__file__).parent / '.mim' / 'tools' / 'test.py'
 
 
@@ -37,7 +39,8 @@ def parse_args() -> tuple[argparse.Namespace, list[str]]:
         'their detections; so with a config whose test_cfg is a RobustTestLoop. What '
         'is found is kept in the work dir: a run that was killed is resumed by '
         'starting it again.',
-        epilog='mmdet flags: config checkpoint --work-dir --out --show --show-dir '
+        epilog='The checkpoint of a DiffusionClassifier, which has none, is the word '
+        'none. mmdet flags: config checkpoint --work-dir --out --show --show-dir '
         '--wait-time --cfg-options --launcher --tta',
     )
     parser.add_argument(
@@ -110,9 +113,29 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ValueError('With --attack there is no --show; use --show-dir.')
 
 
-def check_weights(checkpoint: str) -> None:
+def checkpoint_of(cfg: Config, checkpoint: str) -> str | None:
+    """The checkpoint to load; the word none is no checkpoint."""
+    if checkpoint != 'none':
+        return checkpoint
+    model = cfg.model
+    if model.type.endswith('SmoothedClassifier'):  # its weights are the inner one's
+        model = model.classifier
+    kind = model.type.rpartition('.')[2]
+    if kind not in WITHOUT_CHECKPOINT:
+        raise ValueError(
+            f'{kind} has random weights without a checkpoint; give a file or a URL '
+            f'(none is for {", ".join(WITHOUT_CHECKPOINT)}).'
+        )
+    return None
+
+
+def check_weights(checkpoint: str | None) -> None:
     """Complain about a checkpoint that is neither a file nor a URL."""
-    if not Path(checkpoint).is_file() and '://' not in checkpoint:
+    if (
+        checkpoint is not None
+        and not Path(checkpoint).is_file()
+        and '://' not in checkpoint
+    ):
         raise FileNotFoundError(
             f'There is no checkpoint {checkpoint}; give a file or a URL.'
         )
@@ -138,7 +161,7 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
             cfg.test_cfg[flag] = True
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = checkpoint_of(cfg, args.checkpoint)
     for name in ('evaluations', 'save_adversarial', 'save_format'):
         if getattr(ours, name) is not None:
             cfg.test_cfg[name] = getattr(ours, name)
@@ -151,7 +174,7 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
     check_flags(args)
     runner = Runner.from_cfg(attacked_config(ours, args))
     loop = runner.test_loop  # it is built now, and says what is wrong with the set
-    check_weights(args.checkpoint)
+    check_weights(runner.cfg.load_from)
     runner.test()
     if runner.rank == 0:
         console = Console()
@@ -175,6 +198,15 @@ def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> Non
             console.print(f'images saved in {escape(str(loop.sets.folder))}')
         if args.show_dir:
             draw_grids(loop, Path(runner.work_dir) / args.show_dir)
+
+
+def test_plainly(args: argparse.Namespace) -> None:
+    """Test a model without a checkpoint, and without an attack."""
+    cfg = load_config(args)
+    cfg.launcher = args.launcher
+    cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
+    cfg.load_from = checkpoint_of(cfg, args.checkpoint)
+    Runner.from_cfg(cfg).test()
 
 
 def draw_grids(loop: RobustTestLoop, folder: Path) -> None:
@@ -208,6 +240,9 @@ def main() -> None:
         if ours.attack is None:
             robust = is_robust(load_config(args).get('test_cfg') or {})
             check_attack_is_named(ours, robust)
+            if not robust and args.checkpoint == 'none':
+                test_plainly(args)
+                return
             if not robust:
                 mmdet_test['main']()
                 return

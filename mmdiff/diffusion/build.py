@@ -12,6 +12,7 @@ from .edm import EDMDiffusionModel
 from .hub import locate
 from .json_files import read_json
 from .latent import LatentDiffusionModel, check_conditions, check_latents
+from .multihead import MultiHeadDiffusionModel
 from .pipelines import Layout, read_layout
 from .prompts import PromptEmbedder
 from .schedule import build_scheduler
@@ -88,9 +89,9 @@ def build_prior(source: str | Path | dict, reading: Reading) -> DiffusionModel:
     if issubclass(parts.kind, LatentDiffusionModel):
         networks = parts.unet, parts.scheduler, parts.vae
         return parts.kind(*networks, parts.text, **wanted.latent_args)
-    if parts.kind is EDMDiffusionModel:
-        return EDMDiffusionModel(parts.unet)
-    return DDPMDiffusionModel(parts.unet, parts.scheduler, wanted.patch_size)
+    if issubclass(parts.kind, DDPMDiffusionModel):
+        return parts.kind(parts.unet, parts.scheduler, wanted.patch_size)
+    return EDMDiffusionModel(parts.unet)
 
 
 def _read_parts(source: str | Path | dict, reading: Reading) -> PriorParts:
@@ -142,7 +143,7 @@ def parts_from_config(source: dict, schedule: dict | None = None) -> PriorParts:
     kind = args.pop('type', 'UNet2DModel')
     if kind == 'UNet2DModel':
         return PriorParts(
-            DDPMDiffusionModel, build_unet(args), build_scheduler(schedule)
+            _pixel_kind(args), build_unet(args), build_scheduler(schedule)
         )
     if kind == 'EDMPrecond':
         _refuse_schedule(schedule)
@@ -184,13 +185,20 @@ def parts_from_folder(folder: Path, reading: Reading) -> PriorParts:
 
 def _pixel_parts(layout: Layout, reading: Reading) -> PriorParts:
     check_class(layout.unet, 'UNet2DModel')
-    reading.wanted.check(DDPMDiffusionModel)
-    scheduler = read_scheduler(layout.unet, reading.schedule)
     config = read_json(layout.unet / 'config.json')
+    kind = _pixel_kind(config)
+    reading.wanted.check(kind)
+    scheduler = read_scheduler(layout.unet, reading.schedule)
     check_unet(config, scheduler)
     infer_patch_size(config)
     unet = load_unet(layout.unet, reading.random_unet, reading.variant)
-    return PriorParts(DDPMDiffusionModel, unet, scheduler)
+    return PriorParts(kind, unet, scheduler)
+
+
+def _pixel_kind(config: dict) -> type[DDPMDiffusionModel]:
+    """Class of a pixel prior by the settings of its U-Net."""
+    heads = config.get('num_class_heads')
+    return MultiHeadDiffusionModel if heads else DDPMDiffusionModel
 
 
 def _latent_parts(

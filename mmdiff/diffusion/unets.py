@@ -12,7 +12,12 @@ from .networks import EDMPrecond
 from .weights import class_of, load_network, load_weights
 
 # Settings that some published networks have and UNet2DModel lacks; kept in config.json.
-EXTRAS = ('num_attention_heads', 'time_proj_channels', 'null_class')
+EXTRAS = (
+    'num_attention_heads',
+    'time_proj_channels',
+    'null_class',
+    'num_class_heads',
+)
 
 
 def build_network(cls: type[nn.Module], args: dict) -> nn.Module:
@@ -81,6 +86,8 @@ def infer_patch_size(config: dict) -> int:
         ValueError: If the channels are not those of patches of RGB images.
     """
     channels, out_channels = config.get('in_channels', 3), config.get('out_channels', 3)
+    if config.get('num_class_heads'):  # checked by MultiHeadDiffusionModel
+        out_channels //= config['num_class_heads']
     patch_size = round((channels / 3) ** 0.5)
     if patch_size < 1 or 3 * patch_size**2 != channels:
         raise ValueError(
@@ -102,7 +109,8 @@ def build_unet(config: dict) -> UNet2DModel:
         config: Its arguments, and: ``num_attention_heads``, so many heads at every
             level in place of a fixed ``attention_head_dim``; ``time_proj_channels``,
             width of the sinusoidal embedding where it is not that of the first level;
-            ``null_class``, the label of "no class" after training with label dropout.
+            ``null_class``, the label of "no class" after training with label dropout;
+            ``num_class_heads``, of a network that predicts for all classes at once.
     """
     config = {k: v for k, v in config.items() if not k.startswith('_')}
     extras = {key: config.pop(key) for key in EXTRAS if key in config}

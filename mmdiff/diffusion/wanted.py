@@ -55,7 +55,8 @@ class Wanted:
             raise ValueError(
                 f'This source is a {kind.__name__}; load it as a DiffusionModel.'
             )
-        if self.patch_size not in (None, 1) and kind is not DDPMDiffusionModel:
+        pixels = issubclass(kind, DDPMDiffusionModel)
+        if self.patch_size not in (None, 1) and not pixels:
             raise ValueError(
                 f'patch_size={self.patch_size} belongs to a pixel U-Net; leave it out.'
             )

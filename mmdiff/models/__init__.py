@@ -2,15 +2,29 @@
 
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
-from .pretrainers import DiffusionPretrainer
+from .pretrainers import DiffusionPretrainer, MultiHeadDistiller
 
-__all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
+__all__ = [
+    'DiffusionFPN',
+    'DiffusionPretrainer',
+    'DiffusionUNet',
+    'MultiHeadDistiller',
+]
 
 try:
+    from .classifiers import (  # noqa: F401
+        DiffusionClassifier,
+        SmoothedClassifier,
+    )
     from .heads import AttentionClsHead, PooledLinearClsHead  # noqa: F401
 except ImportError:
-    # Without mmpretrain, or what it imports, there is no classifier for the heads:
-    # detectors do without.
+    # Without mmpretrain, or what it imports, there are no classifiers: detectors do
+    # without.
     pass
 else:
-    __all__ += ['AttentionClsHead', 'PooledLinearClsHead']
+    __all__ += [
+        'AttentionClsHead',
+        'DiffusionClassifier',
+        'PooledLinearClsHead',
+        'SmoothedClassifier',
+    ]

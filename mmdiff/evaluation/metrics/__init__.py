@@ -1,5 +1,6 @@
 """Metrics of the Runner."""
 
+from .certified_accuracy import CertifiedAccuracy
 from .denoising_loss import DenoisingLoss
 
-__all__ = ['DenoisingLoss']
+__all__ = ['CertifiedAccuracy', 'DenoisingLoss']

@@ -56,7 +56,7 @@ class DiffusionPretrainer(BaseModel):
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         # It comes in eval mode; here it is to be trained.
-        self.diffusion = DiffusionModel.from_pretrained(**model).train()
+        self.diffusion = self._load(model).train()
         # What the export needs is asked before the training, not after it.
         self.diffusion.check_size(*self.diffusion.image_shape)
         self.autocast_dtype = None if autocast is None else parse_dtype(autocast)
@@ -68,6 +68,14 @@ class DiffusionPretrainer(BaseModel):
             )
         self.label_dropout = label_dropout
         self.num_levels = num_levels
+
+    def _load(self, model: dict) -> DiffusionModel:
+        """Load what is trained.
+
+        Args:
+            model: Arguments of :meth:`DiffusionModel.from_pretrained`.
+        """
+        return DiffusionModel.from_pretrained(**model)
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
@@ -114,7 +122,13 @@ class DiffusionPretrainer(BaseModel):
         with torch.autocast(
             x0.device.type, self.autocast_dtype, self.autocast_dtype is not None
         ):
-            return self.diffusion.diffusion_loss(x0, t, noise, labels)
+            return self._error(x0, t, noise, labels)
+
+    def _error(
+        self, x0: Tensor, t: Tensor, noise: Tensor, labels: Tensor | None
+    ) -> Tensor:
+        """Return what is minimised, per sample, (N,)."""
+        return self.diffusion.diffusion_loss(x0, t, noise, labels)
 
     def _labels(self, samples: list | None, device: torch.device) -> Tensor | None:
         """Return the classes of the images, (N,), if the prior has any."""

@@ -1,0 +1,48 @@
+"""What the tools that train priors share: a Runner, its training, the export."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from mmdiff.utils.configs import work_dir_of
+
+from .export import export_prior
+
+# What a config or a source can be wrong by; mmengine adds the class to the sentence.
+MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
+
+
+def training_config(args: argparse.Namespace) -> Config:
+    """Read the config of a training, with what the command line says.
+
+    Args:
+        args: ``config``, ``cfg_options``, ``launcher``, ``resume``, ``work_dir``,
+            ``local_rank``.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    cfg.launcher = args.launcher
+    cfg.resume = args.resume
+    cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
+    return cfg
+
+
+def train_and_export(runner: Runner, args: argparse.Namespace) -> None:
+    """Train a prior and write it as a folder that is a source.
+
+    Args:
+        runner: With a ``DiffusionPretrainer``.
+        args: ``out``, ``dtype``, ``num_samples``.
+    """
+    runner.train()
+    if runner.rank == 0:
+        out = Path(args.out or Path(runner.work_dir) / 'prior')
+        words = [word for word in sys.argv if word != '--resume']
+        command = shlex.join(['python', *words])
+        export_prior(runner, out, command, args.dtype, args.num_samples)
