@@ -9,17 +9,23 @@ from .edm import EDMDiffusionModel
 from .features import FeatureInfo
 from .generation import generate_images, sample_grid, to_uint8
 from .latent import LatentDiffusionModel
+from .levels import NoiseLevels, choose_levels
+from .likelihood import ClassLikelihood, denoising_errors
 from .schedule import build_scheduler
 from .sdxl import SDXLDiffusionModel
 
 __all__ = [
+    'ClassLikelihood',
     'DDPMDiffusionModel',
     'DiffusionModel',
     'EDMDiffusionModel',
     'FeatureInfo',
     'LatentDiffusionModel',
+    'NoiseLevels',
     'SDXLDiffusionModel',
     'build_scheduler',
+    'choose_levels',
+    'denoising_errors',
     'generate_images',
     'sample_grid',
     'to_uint8',
