@@ -15,6 +15,7 @@ _EXPORTS = {
     'PGD': 'attacks',
     'TorchAttack': 'attacks',
     'DiffusionModel': 'diffusion',
+    'PurifiedModel': 'models',
     'config_path': 'utils.configs',
 }
 _PACKAGES = (

@@ -3,8 +3,17 @@
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer
+from .purifiers import DiffPure, OneStepDenoiser
+from .wrappers import PurifiedModel
 
-__all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
+__all__ = [
+    'DiffPure',
+    'DiffusionFPN',
+    'DiffusionPretrainer',
+    'DiffusionUNet',
+    'OneStepDenoiser',
+    'PurifiedModel',
+]
 
 try:
     from .heads import AttentionClsHead  # noqa: F401

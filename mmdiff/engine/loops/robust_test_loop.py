@@ -11,7 +11,7 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
-from mmdiff.evaluation.checks import check_clean, check_controls
+from mmdiff.evaluation.checks import check_clean, check_controls, name_gradient
 from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.record import RunRecord
@@ -227,6 +227,7 @@ class RobustTestLoop(TestLoop):
         self.probes = ask_once(self.runs, self.oracle, plan.steps)
         for step in plan.steps:
             step.entry.flags += self.randomness.flags(step.entry)
+            step.entry.flags += name_gradient(step.entry, self.results.shield)
             self._run_attack(step)
             if plan.ends_budget(step):
                 self._add_worst_case(step.entry.budget)

@@ -1,0 +1,7 @@
+"""What takes an attack off images before a model sees them."""
+
+from .base import Purifier
+from .diffpure import DiffPure
+from .one_step import OneStepDenoiser
+
+__all__ = ['DiffPure', 'OneStepDenoiser', 'Purifier']
