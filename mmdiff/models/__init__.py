@@ -3,7 +3,7 @@
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer
-from .purifiers import DiffPure, OneStepDenoiser
+from .purifiers import DiffPure, LikelihoodMaximization, OneStepDenoiser
 from .wrappers import PurifiedModel
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     'DiffusionFPN',
     'DiffusionPretrainer',
     'DiffusionUNet',
+    'LikelihoodMaximization',
     'OneStepDenoiser',
     'PurifiedModel',
 ]

@@ -12,7 +12,6 @@ from mmengine.runner import load_checkpoint, save_checkpoint
 from mmdiff import DAG, PGD, PurifiedModel
 from mmdiff.attacks import GradientBlocked, oracle_of
 from mmdiff.attacks.probes.flags import probe_model
-from mmdiff.attacks.probes.noise import probe_noise  # noqa: F401
 
 SHIELD = dict(type='mmdiff.OneStepDenoiser', model=TINY_UNET, timestep=100)
 
@@ -20,9 +19,11 @@ SHIELD = dict(type='mmdiff.OneStepDenoiser', model=TINY_UNET, timestep=100)
 def shield(inner, num_samples=1, vote='mean', **kwargs):
     """An eval-mode model behind a shield; the prior's weights are always the same."""
     torch.manual_seed(0)
-    return PurifiedModel(
-        inner, {**SHIELD, **kwargs}, num_samples=num_samples, vote=vote
-    ).eval()
+    purifier = {**SHIELD, **kwargs}
+    model = PurifiedModel(inner, purifier, num_samples=num_samples, vote=vote)
+    # An untrained prior predicts hardly any noise: give it an opinion.
+    model.purifier.prior.unet.conv_out.weight *= 8
+    return model.eval()
 
 
 @pytest.fixture
@@ -44,7 +45,7 @@ def test_a_shield_is_before_the_models_own_preprocessing(detector):
     for image in data['inputs']:
         x = image[None].float().flip(1) / 127.5 - 1
         purified.append((model.purifier(x)[0].flip(0) + 1) * 127.5)
-    assert all(0 <= x.min() and x.max() <= 255 for x in purified)
+    assert all(x.min() >= 0 and x.max() <= 255 for x in purified)
     data['inputs'] = purified
     expected = detector.data_preprocessor(data, False)
     assert torch.allclose(shielded['inputs'], expected['inputs'], atol=1e-4)
@@ -71,7 +72,10 @@ def test_one_step_costs_one_pass_of_the_unet_and_nothing_of_the_model(
     detector, monkeypatch
 ):
     model, calls = shield(detector), []
-    for name, module in (('unet', model.purifier.prior.unet), ('model', detector.backbone)):
+    for name, module in (
+        ('unet', model.purifier.prior.unet),
+        ('model', detector.backbone),
+    ):
         monkeypatch.setattr(
             module,
             'forward',
@@ -86,10 +90,8 @@ def test_one_step_costs_one_pass_of_the_unet_and_nothing_of_the_model(
 def directional(question, x, along, step):
     """Slope along a direction: by the gradient, and by a difference."""
     (grad,), _ = question.gradients([x], 0, 0)
-    ends = [
-        question.losses([x + side * step * along], 0, 0).item() for side in (1, -1)
-    ]
-    return (grad * along).sum().item(), (ends[0] - ends[1]) / (2 * step), grad
+    ends = [question.losses([x + side * step * along], 0, 0).item() for side in (1, -1)]
+    return (grad * along).sum().item(), (ends[0] - ends[1]) / (2 * step)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +114,12 @@ def test_the_gradient_of_a_shielded_detector_is_the_slope(detector, kwargs):
     along = torch.randn(x.shape, generator=generator)
     (grad,), _ = question.gradients([x], 0, 0)
     along = along + 3 * grad / grad.std()  # where the slope is not lost in rounding
-    slope, difference, _ = directional(question, x, along, 0.02)
-    assert slope == pytest.approx(difference, rel=0.03)
+    slope, difference = directional(question, x, along, 0.02)
+    assert slope == pytest.approx(difference, rel=0.06)
     bpda = ask(PGD(eps=8), shield(detector, gradient='bpda', **kwargs), batch())
-    identity, same, _ = directional(bpda, x, along, 0.02)
+    identity, same = directional(bpda, x, along, 0.02)
     assert same == pytest.approx(difference, rel=1e-3)  # the same function
-    assert identity != pytest.approx(difference, rel=0.1)  # another slope
+    assert abs(identity - difference) > 0.2 * difference  # another slope
 
 
 def test_an_attack_sees_what_a_test_sees(detector):
@@ -142,21 +144,20 @@ def test_seeds_fix_fresh_noise_and_draws_differ(detector):
     assert torch.equal(bare.losses(pixels, 0, 0), bare.losses(pixels, 0, 1))
 
 
-@pytest.mark.parametrize('steps', [5])
-def test_attacks_keep_their_promises_and_bpda_is_weaker(detector, steps):
+def test_attacks_keep_their_promises_and_bpda_is_weaker(detector):
     """Only the image's own pixels change, by the budget; batch 1 or 2 is the same."""
     data = batch(((3, 62, 90), (3, 62, 90)))
     for sample, image in zip(data['data_samples'], data['inputs']):
         # The pipeline padded: the last 14 columns are no part of the image.
         sample.set_metainfo(dict(ori_shape=(62, 76)))
         image[:, :, 76:] = 114
-    attack = PGD(eps=4, steps=steps)
+    attack = PGD(eps=4, steps=3)
     model, bpda = shield(detector), shield(detector, gradient='bpda')
     result = run(attack, model, data)
     for adv, clean in zip(result.inputs, data['inputs']):
         delta = (adv - clean).abs()
         assert delta[:, :, 76:].max() == 0 and 3.9 < delta.max() <= 4 + 1e-4
-        assert 0 <= adv.min() and adv.max() <= 255
+        assert adv.min() >= 0 and adv.max() <= 255
     alone = {key: value[:1] for key, value in data.items()}
     assert run(attack, model, alone).losses[0] == pytest.approx(
         result.losses[0], rel=1e-4
@@ -256,7 +257,7 @@ def test_the_gradient_of_a_shielded_classifier_is_the_slope(num_samples):
     assert question.oracle.task == 'classification'
     x = question.group.pixels[0].clamp(60, 200)
     (grad,), _ = question.gradients([x], 0, 0)
-    slope, difference, _ = directional(question, x, grad / grad.std(), 0.05)
+    slope, difference = directional(question, x, grad / grad.std(), 0.05)
     assert slope == pytest.approx(difference, rel=0.02) and slope > 0
     assert run(PGD(eps=4, steps=2), model, data).stats.changed == 1
 
@@ -285,7 +286,7 @@ def test_checkpoints_are_those_of_the_model_without_a_shield(detector, tmp_path)
     state = model.state_dict()
     assert state.keys() == detector.state_dict().keys()
     file = str(tmp_path / 'bare.pth')
-    save_checkpoint(detector, file)
+    save_checkpoint(dict(state_dict=detector.state_dict()), file)
     torch.manual_seed(1)
     fresh = shield(MODELS.build(detector_config('fcos', 'resnet')))
     prior = {k: v.clone() for k, v in fresh.purifier.state_dict().items()}
@@ -295,12 +296,10 @@ def test_checkpoints_are_those_of_the_model_without_a_shield(detector, tmp_path)
     load_checkpoint(fresh, file, strict=True)
     for name, value in detector.state_dict().items():
         assert torch.equal(fresh.model.state_dict()[name], value)
-    assert all(
-        torch.equal(v, prior[k]) for k, v in fresh.purifier.state_dict().items()
-    )
+    assert all(torch.equal(v, prior[k]) for k, v in fresh.purifier.state_dict().items())
     # And back: what a shielded model saves is loaded without a shield.
-    save_checkpoint(fresh, str(tmp_path / 'shielded.pth'))
-    load_checkpoint(detector, str(tmp_path / 'shielded.pth'), strict=True)
+    save_checkpoint(dict(state_dict=fresh.state_dict()), file)
+    load_checkpoint(detector, file, strict=True)
     fresh.load_state_dict(state)  # torch's own loading, in strict mode
 
 

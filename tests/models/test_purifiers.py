@@ -1,5 +1,7 @@
 """Shields by themselves: what they make of images, and of gradients."""
 
+import weakref
+
 import pytest
 import torch
 from conftest import TINY_UNET
@@ -7,7 +9,7 @@ from diffusers import DDIMScheduler
 
 from mmdiff.diffusion import DiffusionModel
 from mmdiff.diffusion.sampling import reverse_step
-from mmdiff.models import DiffPure, OneStepDenoiser
+from mmdiff.models import DiffPure, LikelihoodMaximization, OneStepDenoiser
 from mmdiff.models.purifiers.base import continue_to
 
 EDM = dict(
@@ -45,6 +47,23 @@ KINDS = {
     'ancestral': (DiffPure, dict(steps=3)),
     'ddim': (DiffPure, dict(steps=3, sampler='ddim')),
 }
+
+
+MAXIMISERS = {
+    'momentum': dict(eta=None, step_size=0.02, momentum=0.5),
+    'budget': dict(step_size=0.02, eta=4),
+    'adam': dict(optimizer='adam', step_size=0.05, eta=None, noise_seed=1),
+}
+
+
+def maximiser(name='momentum', source=TINY_UNET, **kwargs):
+    torch.manual_seed(0)
+    args = {'steps': 2, **MAXIMISERS[name], **kwargs}
+    purifier = LikelihoodMaximization(source, **args)
+    for layer in ('conv_out', 'out_conv'):
+        if hasattr(purifier.prior.unet, layer):  # give it an opinion
+            getattr(purifier.prior.unet, layer).weight *= 8
+    return purifier
 
 
 def build(kind='one-step', prior='ddpm', **kwargs):
@@ -175,20 +194,31 @@ def test_of_a_perfect_prior_the_image_comes_back(prior, monkeypatch):
         assert times == sorted(times, reverse=True) and len(set(times)) == len(times)
 
 
+class Held:
+    """A tensor that a graph keeps, for as long as it keeps it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+
 def held_bytes(purifier, x):
     """Memory that a graph keeps from the forward pass for the backward one."""
-    kept = {}
+    held = weakref.WeakSet()
 
     def pack(tensor):
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        kept = Held(tensor)
+        held.add(kept)
+        return kept
 
-    parameters = {p.untyped_storage().data_ptr() for p in purifier.parameters()}
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    weights = {p.untyped_storage().data_ptr() for p in purifier.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         out = purifier(x)
+    sizes = {}
+    for kept in held:
+        storage = kept.tensor.untyped_storage()
+        sizes[storage.data_ptr()] = storage.nbytes()
     out.sum().backward()
-    return sum(size for place, size in kept.items() if place not in parameters)
+    return sum(size for place, size in sizes.items() if place not in weights)
 
 
 def test_memory_of_the_exact_gradient_grows_by_an_image_a_step_at_most():
@@ -248,3 +278,111 @@ def test_bad_images_are_one_sentence():
         build()(images(1, 2, 16))
     with pytest.raises(ValueError, match=r'are not \(N, 3, H, W\)'):
         build()(torch.zeros(1, 1, 16, 16))
+
+
+# Likelihood maximisation.
+
+
+@pytest.mark.parametrize('name', MAXIMISERS)
+@pytest.mark.parametrize('source', [TINY_UNET, EDM], ids=['ddpm', 'edm'])
+def test_the_exact_gradient_of_a_maximisation_is_the_slope(name, source):
+    """Of the second order, through all steps."""
+    x = images(2, 15, 16, dtype=torch.float64)
+    slope, difference = slope_and_difference(maximiser(name, source), x)
+    assert slope == pytest.approx(difference, rel=1e-3) and abs(slope) > 0.1
+
+
+@pytest.mark.parametrize('name', MAXIMISERS)
+def test_a_maximisation_has_bpda_and_knows_no_batch(name):
+    exact, bpda, x = maximiser(name), maximiser(name, gradient='bpda'), images(2)
+    with torch.no_grad():
+        values = exact(x)
+    with torch.inference_mode():
+        assert torch.allclose(exact(x), values)
+    x.requires_grad_()
+    assert torch.equal(exact(x), values) and torch.equal(bpda(x), values)
+    assert torch.allclose(exact(x[:1])[0], values[0], atol=1e-5)
+    (grad,) = torch.autograd.grad(bpda(x).sum(), x)
+    assert torch.equal(grad, torch.ones_like(x))
+    (grad,) = torch.autograd.grad(exact(x).square().sum(), x)
+    assert not torch.allclose(grad, 2 * values, atol=1e-2)
+    assert not any(p.requires_grad for p in exact.parameters())
+
+
+def test_a_maximisation_lowers_the_error_of_its_own_noise_within_its_budget():
+    purifier, x = maximiser('budget', steps=1, eta=2), images(2)
+    step = []
+    move = purifier.move
+    purifier.move = lambda s, *args: step.append(s) or move(s, *args)
+    out = purifier(x)
+    before, after = (purifier._error(y, step[0]) for y in (x, out))
+    assert (after < before).all()
+    largest = (out - x).abs().max().item()
+    assert largest == pytest.approx(2 / 127.5, rel=1e-4)
+
+
+def test_momentum_is_algorithm_1():
+    """Two steps by hand, with the noises and times that the purifier drew."""
+    purifier, x = maximiser('budget', momentum=0.7), images(1)
+    steps, move = [], purifier.move
+    purifier.move = lambda s, *args: steps.append(s) or move(s, *args)
+    out = purifier(x)
+    y, m, eta = x, torch.zeros_like(x), 4 / 127.5
+    for step in steps:
+        y = y.detach().requires_grad_()
+        t = step.times[:, 0]
+        x_t = purifier.prior.add_noise(y, t, step.noise)
+        error = (purifier.prior.predict_noise(x_t, t) - step.noise).square().sum()
+        (g,) = torch.autograd.grad(error, y)
+        m = 0.7 * m - g / g.abs().mean()
+        y = (y + 0.02 * m).clamp(x - eta, x + eta)
+    assert torch.allclose(out, y.clamp(-1, 1), atol=1e-5)
+    assert len(steps) == 2 and not torch.equal(steps[0].noise, steps[1].noise)
+
+
+def test_adam_is_torchs():
+    purifier, x = maximiser('adam', steps=3), images(1)
+    steps, move = [], purifier.move
+    purifier.move = lambda s, *args: steps.append(s) or move(s, *args)
+    out = purifier(x)
+    y = torch.nn.Parameter(x.clone())
+    adam = torch.optim.Adam([y], lr=0.05)
+    for step in steps:
+        adam.zero_grad()
+        purifier._error(y, step).sum().backward()
+        adam.step()
+    assert torch.allclose(out, y.clamp(-1, 1), atol=1e-3)
+
+
+def test_published_noise_levels_are_the_same_for_both_kinds_of_time():
+    low, high = LikelihoodMaximization(TINY_UNET).times
+    alpha_bar = LikelihoodMaximization(TINY_UNET).prior.alphas_cumprod
+    ratios = ((1 - alpha_bar) / alpha_bar).sqrt()
+    assert ratios[low].item() == pytest.approx(0.4, rel=0.02)
+    assert ratios[high].item() == pytest.approx(0.6, rel=0.02)
+    assert LikelihoodMaximization(EDM).times == (0.4, 0.6)
+
+
+def test_memory_of_a_maximisation_grows_by_its_state_at_most():
+    x = images(1, 32, 32).requires_grad_()
+    few, many = (held_bytes(maximiser(steps=k), x) for k in (1, 4))
+    assert many - few <= 3 * 6 * x.untyped_storage().nbytes()
+
+
+@pytest.mark.parametrize(
+    'kwargs, words',
+    [
+        (dict(steps=0), 'steps=0 must be a whole number of at least 1'),
+        (dict(optimizer='sgd'), "optimizer='sgd' is unknown; choose one of"),
+        (dict(step_size=0), 'step_size=0 must be a number above 0'),
+        (dict(eta=0), 'eta=0 must be above 0, in pixel units, or None'),
+        (dict(l1='max'), "l1='max' must be 'mean' or 'sum'"),
+        (dict(timestep=10), 'timestep=10 must be the lowest and the highest'),
+        (dict(timestep=(10, 5000)), 'timestep=5000 is out of range'),
+        (dict(sigma=(0.4, 0.6)), 'got sigma=0.4; this prior counts timesteps'),
+    ],
+)
+def test_bad_settings_of_a_maximisation_are_one_sentence(kwargs, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        LikelihoodMaximization(TINY_UNET, **kwargs)
+    assert '\n' not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from .base import Purifier
 from .diffpure import DiffPure
+from .likelihood_maximization import LikelihoodMaximization
 from .one_step import OneStepDenoiser
 
-__all__ = ['DiffPure', 'OneStepDenoiser', 'Purifier']
+__all__ = ['DiffPure', 'LikelihoodMaximization', 'OneStepDenoiser', 'Purifier']
