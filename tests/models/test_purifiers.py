@@ -206,7 +206,7 @@ def held_bytes(purifier, x):
     held = weakref.WeakSet()
 
     def pack(tensor):
-        kept = Held(tensor)
+        kept = Held(tensor.detach())  # else it keeps its own graph
         held.add(kept)
         return kept
 

@@ -227,7 +227,6 @@ class RobustTestLoop(TestLoop):
         self.probes = ask_once(self.runs, self.oracle, plan.steps)
         for step in plan.steps:
             step.entry.flags += self.randomness.flags(step.entry)
-            step.entry.flags += name_gradient(step.entry, self.results.shield)
             self._run_attack(step)
             if plan.ends_budget(step):
                 self._add_worst_case(step.entry.budget)
@@ -266,6 +265,7 @@ class RobustTestLoop(TestLoop):
     def _run_attack(self, step: Step) -> None:
         """Run an attack's restarts; its row is what the best of them leave."""
         entry = step.entry
+        entry.flags += name_gradient(entry, self.results.shield)
         inside = [run for o in self._within(entry.budget) for run in o.runs]
         skip = self.skip_fooled and entry.role == 'attack'
         entry.cumulative = skip and bool(inside)

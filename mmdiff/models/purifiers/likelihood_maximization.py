@@ -217,6 +217,7 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         with torch.inference_mode(False), torch.enable_grad():
             outputs = step(*_leaves(tensors))
+        # Copied: a detached tensor would keep the graph of what it is a view of.
         return tuple(output.detach() for output in outputs)
 
     @staticmethod

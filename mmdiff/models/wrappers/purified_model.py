@@ -119,7 +119,7 @@ class PurifiedModel(BaseModel):
             raise ValueError(
                 f'num_samples={self.num_samples} samples vote on one class of an '
                 f'image, which {type(self.model).__name__} does not tell; leave '
-                'num_samples at 1 (for boxes there is mmdiff.SmoothedDetector).'
+                'num_samples at 1: boxes of several samples have no vote.'
             )
 
     def forward(
