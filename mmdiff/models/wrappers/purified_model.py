@@ -48,12 +48,12 @@ class PurifiedModel(BaseModel):
         TypeError: If it is no model of mmengine.
 
     Example:
-        >>> model = dict(type='mmpretrain.ImageClassifier',
+        >>> import torch
+        >>> model = dict(_scope_='mmpretrain', type='ImageClassifier',
         ...     data_preprocessor=dict(mean=[127.5] * 3, std=[127.5] * 3),
-        ...     backbone=dict(type='mmpretrain.ResNet', depth=18),
-        ...     neck=dict(type='mmpretrain.GlobalAveragePooling'),
-        ...     head=dict(type='mmpretrain.LinearClsHead', num_classes=10,
-        ...         in_channels=512))
+        ...     backbone=dict(type='ResNet', depth=18),
+        ...     neck=dict(type='GlobalAveragePooling'),
+        ...     head=dict(type='LinearClsHead', num_classes=10, in_channels=512))
         >>> shield = dict(type='mmdiff.OneStepDenoiser', model='mmdiff::toy_voc',
         ...     timestep=50)
         >>> self = PurifiedModel(model, shield).eval()
