@@ -16,6 +16,7 @@ _EXPORTS = {
     'TorchAttack': 'attacks',
     'DiffusionClassifier': 'models',
     'DiffusionModel': 'diffusion',
+    'PurifiedModel': 'models',
     'config_path': 'utils.configs',
 }
 _PACKAGES = (

@@ -4,14 +4,16 @@ import os
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from conftest import batch_of, run
+from conftest import TINY_UNET, batch_of, run
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.runner import load_checkpoint
 
 from mmdiff import PGD
+from mmdiff.engine.presets import task_of_config
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / 'configs' / 'robustness' / 'yolox-nano_coco-weights_voc07.py'
@@ -31,6 +33,36 @@ def test_its_config_is_attacked(tool):
     batch = batch_of([(3, 64, 64)], (2,))
     result = run(PGD(eps=8, steps=1, objective='detections'), model, batch)
     assert result.stats.changed == 1 and not result.stats.zero_grads
+
+
+@pytest.fixture
+def shielded():
+    """The config with a shield, on a prior that is quick to run."""
+    cfg = Config.fromfile(CONFIG.with_name('yolox-nano_one-step-shield_voc07.py'))
+    assert cfg.model.purifier.model.source == 'data/priors/voc128_patch4'
+    cfg.model.purifier.model.source = TINY_UNET
+    return cfg
+
+
+def test_its_config_with_a_shield_is_attacked_and_takes_the_same_weights(shielded):
+    assert task_of_config(shielded) == 'detection'
+    torch.manual_seed(0)
+    model = MODELS.build(shielded.model).eval()
+    bare = MODELS.build(Config.fromfile(CONFIG).model)
+    model.load_state_dict(bare.state_dict())
+    batch = batch_of([(3, 64, 64)], (2,))
+    result = run(PGD(eps=8, steps=1, objective='detections'), model, batch)
+    assert result.stats.changed == 1 and not result.stats.zero_grads
+
+
+def test_mmdets_inferencer_runs_behind_a_shield(shielded):
+    from mmdet.apis import DetInferencer
+
+    shielded.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    inferencer = DetInferencer(shielded, weights=None, device='cpu')
+    image = np.zeros((60, 50, 3), np.uint8)
+    results = inferencer(image, no_save_vis=True, pred_score_thr=0.0)
+    assert set(results['predictions'][0]) >= {'bboxes', 'labels', 'scores'}
 
 
 def test_rows_of_voc_are_those_of_its_classes(tool):

@@ -97,6 +97,42 @@ def draw_start(model: Denoiser, request: Request) -> Tensor:
     return noise.to(next(model.parameters()).device)
 
 
+# Scales of image and noise at one time: alpha and sigma of ``alpha x_0 + sigma eps``.
+Scales = tuple[Tensor, Tensor]
+
+
+def reverse_step(
+    x: Tensor, x0: Tensor, here: Scales, there: Scales, noise: Tensor | None = None
+) -> Tensor:
+    """Go from one time to an earlier one, given an estimate of the image.
+
+    Without noise it is DDIM's deterministic step; with noise, a draw from the posterior
+    of ``x_s`` given ``x_t`` and ``x_0`` (ancestral; Song et al. 2021, "Denoising
+    diffusion implicit models", eq. 12 and 16 with eta = 0 and 1). In terms of
+    ``lambda = sigma / alpha`` one formula serves priors that count timesteps and those
+    that count sigmas: ``s = sigma' sqrt(1 - (lambda' / lambda)^2)`` is the deviation of
+    what is drawn. Differentiable in all of its arguments.
+
+    Args:
+        x: Noised images at the time t.
+        x0: Estimate of the clean images.
+        here: alpha and sigma at t; sigma is above 0.
+        there: alpha' and sigma' at the earlier time s; sigma' may be 0.
+        noise: Standard normal noise like ``x``; ``None`` is DDIM's step.
+
+    Returns:
+        The images at the time s.
+    """
+    (alpha, sigma), (next_alpha, next_sigma) = here, there
+    predicted = (x - alpha * x0) / sigma
+    if noise is None:
+        return (next_alpha * x0 + next_sigma * predicted).to(x.dtype)
+    ratio = (next_sigma * alpha / (next_alpha * sigma)).clamp(max=1)
+    drawn = next_sigma * (1 - ratio**2).sqrt()
+    kept = next_sigma * ratio
+    return (next_alpha * x0 + kept * predicted + drawn * noise).to(x.dtype)
+
+
 @torch.no_grad()
 def sample_ddim(model: Denoiser, scheduler: DDPMScheduler, request: Request) -> Tensor:
     """Draw images with the steps of diffusers' ``DDIMScheduler``.

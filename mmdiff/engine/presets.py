@@ -13,6 +13,7 @@ from mmdiff.attacks import TorchAttack
 from mmdiff.attacks.objectives import REPORTED, check_objective
 from mmdiff.attacks.oracle import task_of
 from mmdiff.attacks.torch_names import name_on_command_line
+from mmdiff.models import PurifiedModel
 from mmdiff.registry import ATTACKS
 from mmdiff.utils.configs import config_path
 
@@ -109,14 +110,24 @@ def attack_configs(
 def task_of_config(cfg: Config) -> str | None:
     """Task of the model of a config; ``None`` if it has none, or of an unknown type.
 
-    The model is not built.
+    The model is not built. Behind a shield, it is that of the model in it.
     """
-    kind = cfg.get('model', {}).get('type')
+    model = cfg.get('model', {})
+    kind = _class_of(model, cfg)
+    while isinstance(kind, type) and issubclass(kind, PurifiedModel):
+        model = model.get('model', {})
+        kind = _class_of(model, cfg)
+    return task_of(kind) if isinstance(kind, type) else None
+
+
+def _class_of(model: Any, cfg: Config) -> type | None:
+    """Class of a model's config; ``None`` if nobody knows it."""
+    kind = model.get('type') if isinstance(model, Mapping) else type(model)
     if isinstance(kind, str):
         scope = cfg.get('default_scope', 'mmdet')
         with MODELS.switch_scope_and_registry(scope) as registry:
             kind = registry.get(kind)
-    return task_of(kind) if isinstance(kind, type) else None
+    return kind
 
 
 def has_preset(names: str) -> bool:

@@ -15,6 +15,7 @@ from mmdiff.utils.files import write_json
 from .entry import Entry, Flag
 from .reading import known, number
 from .schema_2 import SCHEMA_2, upgrade
+from .shield import Shield
 
 SCHEMA = 'mmdiff-robustness/3'
 PROTOCOLS = ('adaptive', 'paper')
@@ -136,6 +137,7 @@ class Results:
         intervals: How intervals are made; ``None`` in files that know of none.
         not_measured: What the evaluator could measure and the run does not: masks.
         complete: Whether all that was asked for is there.
+        shield: What stands in front of the model; ``None`` if nothing does.
         unexplained: Sentences that make the whole unreliable and belong to no row, in
             files of schema 2.
 
@@ -162,6 +164,7 @@ class Results:
     image_ids: list[Any] = field(default_factory=list)
     intervals: Intervals | None = None
     complete: bool = False
+    shield: Shield | None = None
     unexplained: list[str] = field(default_factory=list)
 
     @property
@@ -201,6 +204,7 @@ class Results:
             'cost': asdict(self.cost),
             'image_ids': self.image_ids,
             'intervals': None if self.intervals is None else asdict(self.intervals),
+            'shield': None if self.shield is None else asdict(self.shield),
             'results': [entry.to_json() for entry in self.entries],
             'left_out': [asdict(attack) for attack in self.left_out],
             'not_measured': self.not_measured,
@@ -226,6 +230,7 @@ class Results:
         if raw.get('unreliable') and not told and not left:
             left.append('the file says that it is unreliable, without a reason')
         sanity, spread = raw.get('sanity'), raw.get('intervals')
+        shield = raw.get('shield')
         return cls(
             name=str(raw['name']),
             entries=entries,
@@ -244,6 +249,7 @@ class Results:
             image_ids=list(raw.get('image_ids') or ()),
             intervals=None if spread is None else known(Intervals, spread),
             complete=bool(raw.get('complete')),
+            shield=None if shield is None else known(Shield, shield),
             unexplained=left,
         )
 

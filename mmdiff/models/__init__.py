@@ -3,12 +3,18 @@
 from .backbones import DiffusionUNet
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer, MultiHeadDistiller
+from .purifiers import DiffPure, LikelihoodMaximization, OneStepDenoiser
+from .wrappers import PurifiedModel
 
 __all__ = [
+    'DiffPure',
     'DiffusionFPN',
     'DiffusionPretrainer',
     'DiffusionUNet',
+    'LikelihoodMaximization',
     'MultiHeadDistiller',
+    'OneStepDenoiser',
+    'PurifiedModel',
 ]
 
 try:

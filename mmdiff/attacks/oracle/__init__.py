@@ -48,8 +48,10 @@ def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
     """
     from mmdiff.utils.modules import unwrap
 
+    from .kinds import behind_shield
+
     inner = unwrap(model)
-    if task_of(type(inner)) == 'classification':
+    if task_of(type(behind_shield(inner))) == 'classification':
         from .classification import ClassificationOracle
 
         return ClassificationOracle(inner, gt_scale)

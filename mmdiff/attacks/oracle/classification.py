@@ -70,8 +70,8 @@ class ClassificationOracle(Oracle):
         seed, passes = question.seed_of(group.ids[0], 'clean'), []
         with torch.no_grad(), training_flags(self.model, False):
             for k in range(question.eot):
-                batch = self.preprocess(group.pixels, group.samples, group.frames)
                 seed_all(seed + k)
+                batch = self.preprocess(group.pixels, group.samples, group.frames)
                 passes.append(self.logits(batch))
         samples = [sample.clone() for sample in group.samples]
         for sample, logits in zip(samples, torch.stack(passes).mean(0)):

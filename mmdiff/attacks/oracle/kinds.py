@@ -19,12 +19,23 @@ def kinds_of(model: nn.Module) -> set[str]:
     return {kind.__name__ for kind in type(model).__mro__}
 
 
+def behind_shield(model: nn.Module) -> nn.Module:
+    """Return the model that a shield stands in front of; without one, the model.
+
+    Args:
+        model: A model, without wrappers of mmengine.
+    """
+    return model.model if 'PurifiedModel' in kinds_of(model) else model
+
+
 def attacked_part(model: nn.Module) -> tuple[nn.Module, nn.Module]:
     """Return what of a model predicts, and the preprocessor in front of it.
 
     A semi-supervised detector (Soft Teacher) has two detectors and losses of several
     branches; it tests one of the two, ``semi_test_cfg.predict_on``, behind one branch
-    of its preprocessor.
+    of its preprocessor. A shield (:class:`mmdiff.models.PurifiedModel`) is part of the
+    preprocessor, so that every question to the model behind it goes through the shield;
+    where several samples vote, the shielded model itself gives the one answer.
 
     Args:
         model: A model of mmdet or mmpretrain, without wrappers of mmengine.
@@ -34,6 +45,9 @@ def attacked_part(model: nn.Module) -> tuple[nn.Module, nn.Module]:
         TypeError: If it is no model of mmengine.
     """
     kinds, name = kinds_of(model), type(model).__name__
+    if 'PurifiedModel' in kinds:
+        part, _ = attacked_part(model.model)
+        return (part if model.num_samples == 1 else model), model.data_preprocessor
     for kind in kinds & {*NOT_ATTACKED}:
         raise ValueError(f'{name} {NOT_ATTACKED[kind]}: it cannot be attacked.')
     if 'BaseMOTModel' in kinds:

@@ -102,8 +102,8 @@ class Question:
         noise_seed = self.seed_of(group.ids[0], restart, step)
         with training_flags(self.oracle.model, self.samples_anew):
             for k in range(self.eot):
+                seed_all(noise_seed + k)  # of fresh noise in a shield or the backbone
                 batch = self.oracle.preprocess(pixels, group.samples, group.frames)
-                seed_all(noise_seed + k)  # of fresh noise in the backbone
                 shifted = [seed + k for seed in seeds]
                 total = total + self.oracle.image_losses(batch, shifted, goal)
         return total / self.eot

@@ -7,8 +7,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from torch import nn
 
 from mmdiff.evaluation.results import ModelCost, Results
+from mmdiff.evaluation.shield import Shield
+from mmdiff.models import PurifiedModel
 from mmdiff.utils.files import strict_json
 from mmdiff.utils.modules import device_of, unwrap
 from mmdiff.version import __version__
@@ -63,7 +66,13 @@ def describe_run(
         versions=versions(),
         device=device_of(model).type,
         cost=ModelCost(trained, train_seconds),
+        shield=shield_of(model),
     )
+
+
+def shield_of(model: nn.Module) -> Shield | None:
+    """What stands in front of a model; ``None`` if nothing does."""
+    return Shield(**model.describe()) if isinstance(model, PurifiedModel) else None
 
 
 def name_of(cfg: Config) -> str:

@@ -18,6 +18,7 @@ from .rows import (
     check_search,
     count_differing,
 )
+from .shields import name_gradient
 
 __all__ = [
     'CODES',
@@ -33,5 +34,6 @@ __all__ = [
     'check_search',
     'count_differing',
     'flag',
+    'name_gradient',
     'slack',
 ]

@@ -25,6 +25,9 @@ CODES = {
     'left_pixel_range': 'No image file holds such values: its metric is of no image.',
     'raised_metric': 'An attack that helps measures chance, or a mistake.',
     'gradient_wrong': 'It followed a wrong gradient: a working attack may go lower.',
+    'gradient_replaced': (
+        "It did not see through the shield: with gradient='exact' it may go lower."
+    ),
     'objective_jagged': 'Small steps lead nowhere: a working attack may go lower.',
     'other_with_gradients': 'It attacked another function than the one under test.',
     'other_under_attack': 'It attacked another function than the one under test.',

@@ -155,6 +155,8 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
             'ones, on a larger canvas than they were attacked on; a batch size of '
             '1 would make both the same.'
         )
+    if model.results.shield is not None:
+        yield f'{model.name}: {model.results.shield.sentence}'
     yield from _notes_on_intervals(model)
     if model.probed:
         yield f'{model.name}: {model.probed}'

@@ -15,6 +15,8 @@ from mmdiff.diffusion.dtypes import parse_dtype
 from mmdiff.diffusion.noise import TILE, FixedNoise
 from mmdiff.registry import MODELS
 
+from ..priors import check_condition, chosen_time, prior_arguments
+
 NOISES = ('none', 'fixed', 'fresh', 'shared')
 
 
@@ -86,11 +88,10 @@ class DiffusionUNet(BaseModule):
         self.condition, self.frozen = condition, _checked('frozen', frozen)
         # Called in place of the U-Net, as ``cache(self, x, compute)``.
         self.feature_cache: Callable | None = None
-        if not (isinstance(model, dict) and 'source' in model):
-            model = {'source': model}
+        model = prior_arguments(model)
         self._load(model)
-        self._set_time(self._check_time(timestep, sigma))
-        self._check_condition()
+        self._set_time(chosen_time(self.model, 'DiffusionUNet', timestep, sigma))
+        check_condition(self.model, condition)
         if noise == 'fixed':
             self.fixed_noise = self._build_noise()
         self._set_taps(out_indices)
@@ -171,35 +172,6 @@ class DiffusionUNet(BaseModule):
                 f'num_noise={num_noise} with noise={noise!r} makes no sense; average '
                 "at least one noise, and exactly one (of none) with noise='none'."
             )
-
-    def _check_time(self, timestep: int | None, sigma: float | None) -> int | float:
-        """Return the one of the two that the prior has."""
-        unit, (low, high) = self.model.time_unit, self.model.time_range
-        given = {'timestep': timestep, 'sigma': sigma}
-        time = given.pop(unit)
-        (other, superfluous) = given.popitem()
-        advice = f'this prior counts {unit}s: give {unit}, {low} to {high}'
-        if superfluous is not None:
-            both = f'{unit}={time} and ' if time is not None else ''
-            raise ValueError(
-                f'DiffusionUNet got {both}{other}={superfluous}; {advice}, alone.'
-            )
-        if time is None:
-            raise ValueError(f'DiffusionUNet got neither timestep nor sigma; {advice}.')
-        self.model.check_time(time)
-        return float(time) if unit == 'sigma' else int(time)
-
-    def _check_condition(self) -> None:
-        """Complain about a class that the prior does not have, or about none."""
-        model, condition = self.model, self.condition
-        if condition is None:
-            model.check_condition()
-            return
-        if isinstance(condition, bool) or not isinstance(condition, Integral):
-            raise ValueError(
-                f'condition={condition!r} is no class; give a whole number.'
-            )
-        model.check_condition(int(condition))
 
     def _build_noise(self) -> FixedNoise:
         """Hold the noise for images up to the size of the prior's own."""

@@ -1,0 +1,5 @@
+"""Models around any mm model."""
+
+from .purified_model import PurifiedModel
+
+__all__ = ['PurifiedModel']
