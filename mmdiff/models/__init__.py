@@ -1,10 +1,28 @@
 """The prior as components of mm models, and as a model to train."""
 
 from .backbones import DiffusionUNet
+from .losses import (
+    FreeATLoss,
+    MadryLoss,
+    RepresentationAlignmentLoss,
+    TRADESLoss,
+)
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer
+from .wrappers import AdversarialModel, AlignedModel, ReplayedDataParallel
 
-__all__ = ['DiffusionFPN', 'DiffusionPretrainer', 'DiffusionUNet']
+__all__ = [
+    'AdversarialModel',
+    'AlignedModel',
+    'DiffusionFPN',
+    'DiffusionPretrainer',
+    'DiffusionUNet',
+    'FreeATLoss',
+    'MadryLoss',
+    'ReplayedDataParallel',
+    'RepresentationAlignmentLoss',
+    'TRADESLoss',
+]
 
 try:
     from .heads import AttentionClsHead  # noqa: F401
