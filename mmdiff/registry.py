@@ -12,8 +12,8 @@ check_stack()  # before mmengine is imported: it names what is missing
 
 # ruff: noqa: E402
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS

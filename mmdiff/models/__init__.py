@@ -1,6 +1,6 @@
 """The prior as components of mm models, and as a model to train."""
 
-from .backbones import DiffusionUNet
+from .backbones import DiffusionUNet, PreActResNet
 from .losses import (
     FreeATLoss,
     MadryLoss,
@@ -19,6 +19,7 @@ __all__ = [
     'DiffusionUNet',
     'FreeATLoss',
     'MadryLoss',
+    'PreActResNet',
     'ReplayedDataParallel',
     'RepresentationAlignmentLoss',
     'TRADESLoss',

@@ -1,4 +1,4 @@
-"""Adversarial training: what it computes, what it leaves alone, how the Runner sees it."""
+"""Adversarial training: what it computes, and what it leaves alone."""
 
 import copy
 import gc
@@ -194,7 +194,8 @@ def test_accounts_do_not_grow(monkeypatch):
     class Account(AttackStats):
         __eq__, __hash__ = object.__eq__, object.__hash__
 
-        def __post_init__(self):
+        def __init__(self):
+            super().__init__()
             alive.add(self)
             made.append(1)
 

@@ -14,15 +14,15 @@ from .adversarial import check_weight
 
 @MODELS.register_module()
 class RepresentationAlignmentLoss(nn.Module):
-    """``lambda (1 - cos(g(h), r))`` (Huang et al. 2026), as REPA aligns (Yu et al. 2025).
+    """``lambda (1 - cos(g(h), r))`` (Huang et al. 2026).
 
     h are a model's features, r those of a frozen prior, and g is a projector that
     trains along: linear layers with SiLU between them. The published form is of pooled
     vectors. The dense form, for detectors, compares maps position by position, r
     resampled to the size of h.
 
-    What the paper does not say is set as REPA has it: three layers of width 2048, no
-    normalisation.
+    What the paper does not say is set as REPA has it (Yu et al. 2025): three layers of
+    width 2048.
 
     Args:
         in_channels: Width of h.
@@ -112,13 +112,14 @@ class RepresentationAlignmentLoss(nn.Module):
         """
         if self.dense and features.ndim != 4:
             raise ValueError(
-                f'The dense alignment compares maps (N, C, H, W), not features of shape '
+                'The dense alignment compares maps (N, C, H, W), not features of shape '
                 f'{tuple(features.shape)}; align another layer, or set dense=False.'
             )
         if features.shape[1] != self.in_channels:
             raise ValueError(
-                f'The aligned layer gives {features.shape[1]} channels and the projector '
-                f'takes {self.in_channels}; set in_channels={features.shape[1]}.'
+                f'The aligned layer gives {features.shape[1]} channels and the '
+                f'projector takes {self.in_channels}; set '
+                f'in_channels={features.shape[1]}.'
             )
 
     def _at_positions(

@@ -78,9 +78,10 @@ class AdversarialModel(TrainingWrapper):
             ``'mmdiff.FreeATLoss'``, or an
             :class:`~mmdiff.models.losses.AdversarialLoss` of your own.
         bn_mode: What normalises while the model is attacked: ``'running'`` statistics,
-            as in a test, or those of the ``'batch'``, which are not tracked (DM-AT, Wang
-            et al. 2023). Of a detector, backbone and neck alone see a batch: heads, which
-            are asked image by image, keep to running ones.
+            as in a test, or those of the ``'batch'``, which are not tracked (DM-AT,
+            Wang et al. 2023). Of a detector, backbone and neck alone see a batch:
+            heads, which are asked image by image, keep to running ones.
+        data_preprocessor: See :class:`TrainingWrapper`.
 
     Raises:
         ValueError: If attack, loss and model do not go together.
@@ -101,8 +102,9 @@ class AdversarialModel(TrainingWrapper):
         attack: Any,
         loss: dict | nn.Module | None = None,
         bn_mode: str = 'running',
+        data_preprocessor: dict | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, data_preprocessor)
         if isinstance(self.model, TrainingWrapper):
             raise ValueError(
                 f'AdversarialModel is around {type(self.model).__name__}; swap the '

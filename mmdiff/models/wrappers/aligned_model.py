@@ -101,6 +101,7 @@ class AlignedModel(TrainingWrapper):
             those that ground-truth ``'boxes'`` touch.
         bgr_to_rgb: Whether images are loaded as BGR, as all files are by mm packages
             (mmpretrain's CIFAR10 has RGB).
+        data_preprocessor: See :class:`TrainingWrapper`.
 
     Raises:
         ValueError: If the prior trains along, has several taps or another width than
@@ -120,8 +121,9 @@ class AlignedModel(TrainingWrapper):
         side: str = 'adversarial',
         region: str = 'image',
         bgr_to_rgb: bool = True,
+        data_preprocessor: dict | None = None,
     ) -> None:
-        super().__init__(model)
+        super().__init__(model, data_preprocessor)
         self._check_choice('side', side, SIDES)
         self._check_choice('region', region, REGIONS)
         self.layer, self.level, self.region = layer, level, region

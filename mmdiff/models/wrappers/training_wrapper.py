@@ -45,6 +45,8 @@ class TrainingWrapper(BaseModel):
     Args:
         model: A classifier of mmpretrain, a detector of mmdet, or another wrapper; or
             its config.
+        data_preprocessor: That of a model whose config has none: the Runner hands on
+            what a config says beside the model.
 
     Raises:
         ValueError: If batches are augmented behind the preprocessor.
@@ -52,8 +54,12 @@ class TrainingWrapper(BaseModel):
 
     own_parts: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, model: dict | nn.Module) -> None:
+    def __init__(
+        self, model: dict | nn.Module, data_preprocessor: dict | None = None
+    ) -> None:
         if not isinstance(model, nn.Module):
+            if data_preprocessor is not None:
+                model = {'data_preprocessor': data_preprocessor, **model}
             model = MODELS.build(model)
         super().__init__(data_preprocessor=RawImages(model.data_preprocessor))
         self.model = model
@@ -111,7 +117,8 @@ class TrainingWrapper(BaseModel):
                 'a batch, each of which is a step of its own; leave it at 1.'
             )
         try:
-            for self.replay in range(self.replays):
+            for number in range(self.replays):
+                self.replay = number
                 result = step()
         finally:
             self.replay = -1
