@@ -151,6 +151,14 @@ def test_a_detector_is_aligned_densely_in_its_neck(region):
     assert last['alignment_cos'] > first['alignment_cos']
 
 
+def test_the_prior_may_see_smaller_images():
+    model = aligned(side='clean', prior_scale=0.4)
+    sizes = []
+    model.prior.register_forward_pre_hook(lambda m, args: sizes.append(args[0].shape))
+    model.forward(**batch(), mode='loss')
+    assert sizes == [(3, 3, 12, 12)]  # 12.8, which the stride 4 does not divide
+
+
 def test_replays_ask_the_prior_once():
     loss = dict(type='mmdiff.FreeATLoss', replays=3)
     model = aligned(adversarial(classifier(), loss))
@@ -196,6 +204,7 @@ def test_what_cannot_be_aligned_is_refused_before_training():
     refused('No pass is made on adversarial images')
     refused('No pass is made on clean', adversarial(classifier()), side='both')
     refused("layer='trunk' is no module .* backbone", side='clean', layer='trunk')
+    refused('prior_scale=0 must', side='clean', prior_scale=0)
     refused('num_layers=0', side='clean', alignment=dict(ALIGNMENT, num_layers=0))
 
 

@@ -9,4 +9,5 @@ alignment = dict(
     alignment=dict(in_channels=256, hidden_channels=512, loss_weight=1.0, dense=True),
     layer='neck',
     level=0,
+    prior_scale=0.4,  # 128 px, the size of the prior's own images
 )

@@ -113,7 +113,10 @@ class AdversarialModel(TrainingWrapper):
         if bn_mode not in BN_MODES:
             raise ValueError(f'bn_mode={bn_mode!r} must be one of {BN_MODES}.')
         self.bn_mode = bn_mode
-        self.attack = ATTACKS.build(attack) if isinstance(attack, dict) else attack
+        if isinstance(attack, dict):
+            # Attacks are of no other scope, whichever the config has.
+            attack = ATTACKS.build({**attack, '_scope_': 'mmdiff'})
+        self.attack = attack
         if not isinstance(loss, nn.Module):
             loss = MODELS.build(loss or {'type': 'mmdiff.MadryLoss'})
         self.adversarial_loss = loss

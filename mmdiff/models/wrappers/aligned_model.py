@@ -99,6 +99,9 @@ class AlignedModel(TrainingWrapper):
             ones, or of ``'both'`` (their mean).
         region: Positions that count: of the whole ``'image'``, without padding, or
             those that ground-truth ``'boxes'`` touch.
+        prior_scale: Scale at which the prior sees the images, rounded so that its
+            stride divides them: 0.4 shows a prior of 128 px those of 320 px at its own
+            size, for a sixth of the time.
         bgr_to_rgb: Whether images are loaded as BGR, as all files are by mm packages
             (mmpretrain's CIFAR10 has RGB).
         data_preprocessor: See :class:`TrainingWrapper`.
@@ -120,6 +123,7 @@ class AlignedModel(TrainingWrapper):
         level: int = -1,
         side: str = 'adversarial',
         region: str = 'image',
+        prior_scale: float = 1.0,
         bgr_to_rgb: bool = True,
         data_preprocessor: dict | None = None,
     ) -> None:
@@ -127,7 +131,9 @@ class AlignedModel(TrainingWrapper):
         self._check_choice('side', side, SIDES)
         self._check_choice('region', region, REGIONS)
         self.layer, self.level, self.region = layer, level, region
-        self.bgr_to_rgb = bgr_to_rgb
+        if not prior_scale > 0:
+            raise ValueError(f'prior_scale={prior_scale} must be above 0.')
+        self.prior_scale, self.bgr_to_rgb = prior_scale, bgr_to_rgb
         self.sides = SIDES[:2] if side == 'both' else (side,)
         self._check_sides()
         self._check_layer()
@@ -205,17 +211,24 @@ class AlignedModel(TrainingWrapper):
         """
         height, width = self._canvas(inputs)
         stride = self.prior.model.total_stride
-        if stride > min(height, width):
+        if stride > self.prior_scale * min(height, width):
             raise ValueError(
-                f'The prior has the stride {stride} and an image is {height}x{width}: '
-                'there is nothing to align; take another prior, or larger images.'
+                f'The prior has the stride {stride} and an image is {height}x{width} '
+                f'at the scale {self.prior_scale:g}: there is nothing to align; take '
+                'another prior, or larger images.'
             )
         padded = []
         for x in inputs:
             x = x.flip(0) if self.bgr_to_rgb else x
             right, below = width - x.shape[-1], height - x.shape[-2]
             padded.append(F.pad(x.float() / 127.5 - 1, (0, right, 0, below)))
-        return torch.stack(padded)
+        images = torch.stack(padded)
+        if self.prior_scale == 1:
+            return images
+        sides = [
+            round(self.prior_scale * side / stride) * stride for side in (height, width)
+        ]
+        return F.interpolate(images, sides, mode='bilinear', antialias=True)
 
     def _canvas(self, inputs: Any) -> tuple[int, int]:
         """Height and width that the model's preprocessor pads a batch to."""
@@ -292,5 +305,6 @@ def _build_prior(prior: dict) -> DiffusionUNet:
             f'The prior gives the taps {names} and features are aligned with one; name '
             'one in out_indices.'
         )
-    built.init_weights()
+    if prior.get('init_cfg'):
+        built.init_weights()
     return built.eval()
