@@ -9,10 +9,13 @@ from .version import __version__
 
 # Name: the module that has it. Subpackages are names of their own.
 _EXPORTS = {
+    'AdversarialModel': 'models',
+    'AlignedModel': 'models',
     'DAG': 'attacks',
     'MASKS': 'registry',
     'OBJECTIVES': 'registry',
     'PGD': 'attacks',
+    'RepresentationAlignmentLoss': 'models',
     'TorchAttack': 'attacks',
     'DiffusionClassifier': 'models',
     'DiffusionModel': 'diffusion',

@@ -12,10 +12,12 @@ check_stack()  # before mmengine is imported: it names what is missing
 
 # ruff: noqa: E402
 from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODEL_WRAPPERS as MMENGINE_MODEL_WRAPPERS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
@@ -27,11 +29,23 @@ MODULE2PACKAGE.setdefault('mmdiff', 'mmdiff')
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmdiff', locations=['mmdiff.models']
 )
+MODEL_WRAPPERS = Registry(
+    'model_wrapper',
+    parent=MMENGINE_MODEL_WRAPPERS,
+    scope='mmdiff',
+    locations=['mmdiff.models'],
+)
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='mmdiff',
     locations=['mmdiff.datasets.registered'],
+)
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=MMENGINE_DATA_SAMPLERS,
+    scope='mmdiff',
+    locations=['mmdiff.datasets'],
 )
 TRANSFORMS = Registry(
     'transform',

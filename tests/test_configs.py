@@ -12,6 +12,8 @@ import torch
 from conftest import batch_of, needs_torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.registry import MODELS as MODELS_OF_CLASSES
 from mmpretrain.structures import DataSample
@@ -22,10 +24,13 @@ from mmdiff.diffusion.converters.adm import PRESETS, adm_unet_config
 from mmdiff.engine.presets import PRESETS as PRESETS_OF_ATTACKS
 from mmdiff.engine.presets import protocol_of
 from mmdiff.registry import ATTACKS
+from mmdiff.registry import MODELS as MMDIFF
+from mmdiff.utils.modules import unwrap
 
 ROOT = Path(__file__).parents[1] / 'configs'
 DETECTION = sorted(path.name for path in (ROOT / 'detection').glob('*.py'))
 CLASSIFICATION = sorted(path.name for path in (ROOT / 'classification').glob('*.py'))
+ADVERSARIAL = sorted(path.name for path in (ROOT / 'adversarial_training').glob('*.py'))
 PRETRAIN = sorted(path.name for path in (ROOT / 'pretrain').glob('*.py'))
 
 
@@ -245,6 +250,62 @@ def test_imagenet_follows_the_protocol_of_diffssl():
             assert pipeline[2].crop_size == 256 == pipeline[1].scale
 
 
+def parts_of(cfg):
+    """The configs of a model and of the wrappers around it, the bare model last."""
+    parts = [cfg.model]
+    while 'model' in parts[-1]:
+        parts.append(parts[-1].model)
+    return parts
+
+
+@pytest.mark.parametrize('name', ADVERSARIAL)
+def test_adversarial_training_steps(name):
+    cfg = copy.deepcopy(merged(ROOT / 'adversarial_training' / name))
+    parts = parts_of(cfg)
+    bare = parts[-1]
+    bare.backbone.pop('init_cfg', None)  # of weights that no test can download
+    if parts[0].type == 'mmdiff.AlignedModel' and 'imagenet' in name:
+        _, narrow = PUBLISHED['adm-imagenet256']
+        parts[0].prior.model.source = narrow
+    for part in parts:
+        if 'attack' in part:
+            part.attack.steps = 1
+    if 'roi_head' in bare:
+        bare.train_cfg.rpn_proposal.max_per_img = 20
+        bare.train_cfg.rcnn.sampler.num = 16
+    detects, size = cfg.default_scope == 'mmdet', 32 if 'imagenet' in name else 16
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        torch.manual_seed(0)
+        model = MODELS.build(bare) if len(parts) == 1 else MMDIFF.build(cfg.model)
+        data = dict(
+            inputs=torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8),
+            data_samples=[DataSample().set_gt_label(label) for label in (0, 1)],
+        )
+        if detects:
+            height = 96 if '-dra' in name else 64  # the prior sees 0.4 of it
+            data = batch_of([(3, height, 96)] * 2, (2, 1))
+        optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1e-4))
+        logged = model.train().train_step(data, optimizer)
+    assert torch.isfinite(logged['loss'])
+    names = {*logged}
+    assert ('loss_alignment' in names) == ('-dra' in name)
+    assert ('loss_robust' in names) == ('trades' in name or 'dm-at' in name)
+    assert ('carried_noise' in names) == ('free-at' in name)
+    if 'inner_after' in names:
+        assert logged['inner_after'] != logged['inner_before']
+    # What is saved is the bare model's, and what aligns it.
+    saved = {key.partition('.')[0] for key in model.state_dict()}
+    assert saved <= {'alignment', *(key for key, _ in unwrap(model).named_children())}
+
+
+def test_robust_detectors_are_tuned_as_the_standard_one_is():
+    for path in (ROOT / 'adversarial_training').glob('*_at_1xb8-12e_voc07.py'):
+        standard = merged(path.with_name(path.name.replace('_at_', '_')))
+        for key in ('train_dataloader', 'optim_wrapper', 'param_scheduler'):
+            assert merged(path)[key] == standard[key]
+        assert parts_of(merged(path))[-1] == standard.model
+
+
 @pytest.mark.parametrize('name', PRETRAIN)
 def test_pretraining_steps(name):
     cfg = load('pretrain', name)
@@ -292,7 +353,7 @@ def test_attack_hooks_are_hooks_with_one_attack_that_builds(path):
 
 
 # What a Runner takes, and the names that mmdet's own bases leave behind.
-RUNNER = set(inspect.signature(Runner.__init__).parameters)
+RUNNER = {*inspect.signature(Runner.__init__).parameters, 'model_wrapper_cfg'}
 OF_MMDET = {
     *('auto_scale_lr', 'backend_args', 'custom_imports', 'data_root', 'dataset_type'),
     *('data_preprocessor', 'test_pipeline', 'train_pipeline', 'vis_backends'),
@@ -302,6 +363,7 @@ OF_MMDET = {
 @pytest.mark.parametrize(
     'name',
     [
+        *(f'adversarial_training/{name}' for name in ADVERSARIAL),
         *(f'classification/{name}' for name in CLASSIFICATION),
         *(f'detection/{name}' for name in DETECTION),
         *(f'pretrain/{name}' for name in PRETRAIN),
@@ -327,11 +389,17 @@ def test_image_scale_reaches_every_pipeline(name, scale):
 
 
 def test_the_name_of_a_config_says_batch_and_epochs():
-    for path in (ROOT / 'detection').glob('*_1xb*'):
+    folders = ROOT / 'detection', ROOT / 'adversarial_training'
+    for path in (path for folder in folders for path in folder.glob('*_1xb*')):
         batch, epochs = re.search(r'_1xb(\d+)-(\d+)e_', path.name).groups()
         cfg = merged(path)
         assert cfg.train_dataloader.batch_size == int(batch)
-        assert cfg.train_cfg.max_epochs == cfg.param_scheduler[-1].end == int(epochs)
+        assert cfg.train_cfg.max_epochs == int(epochs)
+        last = cfg.param_scheduler
+        last = last[-1] if isinstance(last, list) else last
+        assert int(epochs) in (last.get('end'), last.get('total_steps')) or (
+            max(last.milestones) < int(epochs)
+        )
     for name in CLASSIFICATION:
         batch, epochs = re.search(r'_\dxb(\d+)-(\d+)e_', name).groups()
         cfg = merged(ROOT / 'classification' / name)

@@ -28,7 +28,7 @@ def test_every_config_of_the_index_is_a_file_of_that_name():
 
 
 def test_every_config_is_in_the_index():
-    folders = 'classification', 'detection', 'pretrain'
+    folders = 'adversarial_training', 'classification', 'detection', 'pretrain'
     files = [path for name in folders for path in ROOT.glob(f'configs/{name}/*.py')]
     known = {model['Config'] for model in MODELS}
     assert {str(path.relative_to(ROOT)) for path in files} == known

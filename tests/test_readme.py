@@ -12,7 +12,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmdiff.registry import ATTACKS, HOOKS, LOOPS
+from mmdiff.registry import ATTACKS, HOOKS, LOOPS, MODELS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -131,6 +131,8 @@ def with_paths(text: str, folder: Path) -> str:
     bases = [DETECTOR]
     if '_base_.' in text:  # a detector on a prior
         parts = ('models/faster-rcnn_dfpn-c64', 'priors/toy_voc', 'datasets/voc07')
+        if "pop('attack')" in text:
+            parts = ('models/yolox-nano', 'adversarial/pgd-4_linf4')
         bases = [ROOT / 'configs' / '_base_' / f'{part}.py' for part in parts]
     return f'_base_ = {ids(bases)}\n{text}'
 
@@ -149,8 +151,12 @@ def test_configs_are_read_and_their_parts_exist(block, tmp_path):
             for one in eps if isinstance(eps, list) else [eps]:
                 budget = {} if one is None else dict(eps=one)
                 assert ATTACKS.build({**attack, **budget})
-    fits = cfg.model.head if 'head' in cfg.model else cfg.model.neck
-    assert 'prior' not in cfg and fits.in_channels
+    model = cfg.model
+    while 'model' in model:  # wrapped for training
+        assert MODELS.get(model.type)
+        model = model.model
+    fits = model.head if 'head' in model else model.neck
+    assert not {'prior', 'attack'} & set(cfg) and fits.in_channels
 
 
 @pytest.mark.parametrize('word', THREE_LINES)

@@ -127,6 +127,13 @@ class Attack(ABC):
         """Return the oracle to ask: that of the model under test, unless overridden."""
         return oracle
 
+    def check_applies(self, oracle: Oracle) -> None:  # noqa: B027 (most apply)
+        """Complain about a model that the attack has no meaning for.
+
+        Raises:
+            NotApplicable: If it is a model of another task, say.
+        """
+
     def gather(self, oracle: Oracle, data_batch: dict) -> ImageGroup:
         """Read the images of a batch, with the mask of each.
 
@@ -181,6 +188,27 @@ class Attack(ABC):
         handed_on = torch.stack(adversarial) if stacked else type(inputs)(adversarial)
         return AttackResult(handed_on, losses, stats)
 
+    def check_model(self, model: nn.Module) -> None:
+        """Complain about a model before there is any batch.
+
+        Raises:
+            NotApplicable: See :meth:`check_applies`.
+            ValueError, TypeError: See :func:`mmdiff.attacks.oracle_of`.
+        """
+        self.check_applies(self.choose_oracle(oracle_of(model)))
+
+    def run_on(
+        self, model: nn.Module, data_batch: dict, gt_scale: str = 'original'
+    ) -> AttackResult:
+        """Attack one batch, of a model in place of its oracle (see :meth:`run`)."""
+        return self.run(oracle_of(model, gt_scale), data_batch)
+
+    def gather_from(
+        self, model: nn.Module, data_batch: dict, gt_scale: str = 'original'
+    ) -> ImageGroup:
+        """Read the images of a batch, without attacking them (see :meth:`gather`)."""
+        return self.gather(oracle_of(model, gt_scale), data_batch)
+
     def __call__(
         self, model: nn.Module, data_batch: dict, gt_scale: str = 'original'
     ) -> list[Tensor] | Tensor:
@@ -191,7 +219,7 @@ class Attack(ABC):
             data_batch: See :meth:`run`.
             gt_scale: See :func:`mmdiff.attacks.oracle_of`.
         """
-        return self.run(oracle_of(model, gt_scale), data_batch).inputs
+        return self.run_on(model, data_batch, gt_scale).inputs
 
     def _finish(self, adv: Tensor, frame: Frame) -> Tensor:
         """Return the whole input, its image within the budget."""

@@ -79,14 +79,17 @@ class DAG(SourcedAttack):
     def threat_model(self) -> dict[str, Any]:
         return {**super().threat_model(), 'objective': 'targets'}
 
-    def perturb(
-        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
-    ) -> tuple[list[Tensor], list[float]]:
+    def check_applies(self, oracle: Oracle) -> None:
         if oracle.task != 'detection':
             raise NotApplicable(
                 f'DAG attacks the boxes of detectors and {type(oracle.model).__name__} '
                 'has none; use PGD or APGD instead.'
             )
+
+    def perturb(
+        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
+    ) -> tuple[list[Tensor], list[float]]:
+        self.check_applies(oracle)
         # Images need different numbers of steps: one after the other.
         adversarial, margins = [], []
         with training_flags(oracle.model, False):

@@ -86,6 +86,9 @@ class IterativeAttack(SourcedAttack):
         for name in ('steps', 'restarts', 'eot'):
             check_count(name, getattr(self, name))
 
+    def check_applies(self, oracle: Oracle) -> None:
+        oracle.goal_of(self.objective)
+
     @abstractmethod
     def search(
         self, question: Question, group: ImageGroup, restart: int

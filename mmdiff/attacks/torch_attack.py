@@ -200,15 +200,18 @@ class TorchAttack(Attack, metaclass=TakesOptions):
             settings.pop(unused)
         return {**settings, 'attack': f'torch_{self.name.lower()}'}
 
-    def perturb(
-        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
-    ) -> tuple[list[Tensor], list[float]]:
+    def check_applies(self, oracle: Oracle) -> None:
         if oracle.task != 'classification':
             raise NotApplicable(
                 f'{self.name} of torchattacks is for classifiers and '
                 f'{type(oracle.model).__name__} is a detector; use PGD, APGD or Square.'
             )
         self._check_classes(oracle.num_classes)
+
+    def perturb(
+        self, oracle: Oracle, group: ImageGroup, stats: AttackStats
+    ) -> tuple[list[Tensor], list[float]]:
+        self.check_applies(oracle)
         adversarial = list(group.pixels)
         for indices in _by_shape(adversarial):
             images = torch.stack([adversarial[i] for i in indices])

@@ -13,6 +13,7 @@ _EXPORTS = {
     'draw_grid': 'gallery',
     'evaluate_corruptions': 'corruptions',
     'export_prior': 'export',
+    'export_weights': 'bare_weights',
     'ground_truth_scale': 'ground_truth',
     'protocol_of': 'presets',
 }

@@ -1,20 +1,39 @@
 """The prior as components of mm models, and as a model to train."""
 
-from .backbones import DiffusionUNet
+from .backbones import DiffusionUNet, PreActResNet
+from .losses import (
+    FreeATLoss,
+    MadryLoss,
+    RepresentationAlignmentLoss,
+    TRADESLoss,
+)
 from .necks import DiffusionFPN
 from .pretrainers import DiffusionPretrainer, MultiHeadDistiller
 from .purifiers import DiffPure, LikelihoodMaximization, OneStepDenoiser
-from .wrappers import PurifiedModel
+from .wrappers import (
+    AdversarialModel,
+    AlignedModel,
+    PurifiedModel,
+    ReplayedDataParallel,
+)
 
 __all__ = [
+    'AdversarialModel',
+    'AlignedModel',
     'DiffPure',
     'DiffusionFPN',
     'DiffusionPretrainer',
     'DiffusionUNet',
+    'FreeATLoss',
     'LikelihoodMaximization',
+    'MadryLoss',
     'MultiHeadDistiller',
     'OneStepDenoiser',
+    'PreActResNet',
     'PurifiedModel',
+    'ReplayedDataParallel',
+    'RepresentationAlignmentLoss',
+    'TRADESLoss',
 ]
 
 try:

@@ -32,10 +32,36 @@ DROPOUTS = (
 
 
 def unwrap(model: nn.Module) -> nn.Module:
+    """Return the model that is deployed, without what runs or trains it.
+
+    That is DDP and other wrappers of mmengine, torch.compile, and wrappers for training
+    that name the model in them ``deployed``.
+    """
+    model = without_runners(model)
+    while isinstance(getattr(model, 'deployed', None), nn.Module):
+        model = without_runners(model.deployed)
+    return model
+
+
+def without_runners(model: nn.Module) -> nn.Module:
     """Return the model inside DDP, other wrappers of mmengine, and torch.compile."""
     while is_model_wrapper(model) or hasattr(model, '_orig_mod'):
         model = getattr(model, '_orig_mod', None) or model.module
     return model
+
+
+def task_of(kind: type) -> str:
+    """Task of a class of models: ``'classification'`` or ``'detection'``.
+
+    Args:
+        kind: The class, without wrappers. What is no classifier of mmpretrain is asked
+            as a detector is.
+    """
+    # By name, for mmpretrain need not be installed where detectors are attacked.
+    names = [f'{base.__module__}.{base.__name__}' for base in kind.__mro__]
+    theirs = [name for name in names if name.startswith('mmpretrain.')]
+    classifies = any('BaseClassifier' in name for name in theirs)
+    return 'classification' if classifies else 'detection'
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -59,6 +85,11 @@ def autocast_dtype(device: str) -> torch.dtype | None:
     else:
         on, kind = torch.is_autocast_enabled(), torch.get_autocast_gpu_dtype()
     return kind if on else None
+
+
+def autocast_off(device: str) -> torch.autocast:
+    """Compute in the precision that tensors have, also within mixed precision."""
+    return torch.autocast(device, enabled=False)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 
-@ROOT.register_module()
+@ROOT.register_module(force=True)  # tests of several folders import this file
 class TwoConvolutions(BaseModule):
     """What takes a millisecond: no normalisation, two layers."""
 

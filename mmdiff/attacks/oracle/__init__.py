@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from mmdiff.utils.modules import task_of, unwrap
+
 from .base import Oracle
 from .frame import Frame, ImageGroup, Region
 from .question import Question
@@ -15,20 +17,6 @@ __all__ = [
     'oracle_of',
     'task_of',
 ]
-
-
-def task_of(kind: type) -> str:
-    """Task of a class of models: ``'classification'`` or ``'detection'``.
-
-    Args:
-        kind: The class, without wrappers. What is no classifier of mmpretrain is asked
-            as a detector is.
-    """
-    # By name, for mmpretrain need not be installed where detectors are attacked.
-    names = [f'{base.__module__}.{base.__name__}' for base in kind.__mro__]
-    theirs = [name for name in names if name.startswith('mmpretrain.')]
-    classifies = any('BaseClassifier' in name for name in theirs)
-    return 'classification' if classifies else 'detection'
 
 
 def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
@@ -46,8 +34,6 @@ def oracle_of(model: nn.Module, gt_scale: str = 'original') -> Oracle:
             augmentation), or an unknown ``gt_scale``.
         TypeError: If it is no model of mmengine.
     """
-    from mmdiff.utils.modules import unwrap
-
     from .kinds import behind_shield
 
     inner = unwrap(model)

@@ -1,5 +1,6 @@
 from .attack_hook import AttackHook
 from .feature_cache_hook import FeatureCacheHook
+from .norm_eval_hook import NormEvalHook
 from .sample_hook import SampleHook
 
-__all__ = ['AttackHook', 'FeatureCacheHook', 'SampleHook']
+__all__ = ['AttackHook', 'FeatureCacheHook', 'NormEvalHook', 'SampleHook']

@@ -10,9 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmdiff.models import DiffusionUNet
+from mmdiff.models import AlignedModel, DiffusionUNet
 from mmdiff.registry import HOOKS
-from mmdiff.utils.modules import unwrap
+from mmdiff.utils.modules import unwrap, without_runners
 
 from ..feature_cache import FeatureCache
 from ..ground_truth import leaf_pipelines
@@ -65,7 +65,9 @@ class FeatureCacheHook(Hook):
         self._caches: list[FeatureCache] = []
 
     def _backbones(self, runner: Runner) -> Iterator[DiffusionUNet]:
-        for module in unwrap(runner.model).modules():
+        model = without_runners(runner.model)
+        aligned = [m.prior for m in model.modules() if isinstance(m, AlignedModel)]
+        for module in [*model.modules(), *aligned]:
             if isinstance(module, DiffusionUNet) and module.gives_constant_features:
                 yield module
 

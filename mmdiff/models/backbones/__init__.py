@@ -1,3 +1,4 @@
 from .diffusion_unet import DiffusionUNet
+from .pre_act_resnet import PreActResNet
 
-__all__ = ['DiffusionUNet']
+__all__ = ['DiffusionUNet', 'PreActResNet']

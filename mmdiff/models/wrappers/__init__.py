@@ -1,5 +1,13 @@
-"""Models around any mm model."""
+"""Models around any mm model: shields, and what trains it."""
 
+from .adversarial_model import AdversarialModel
+from .aligned_model import AlignedModel
+from .data_parallel import ReplayedDataParallel
 from .purified_model import PurifiedModel
 
-__all__ = ['PurifiedModel']
+__all__ = [
+    'AdversarialModel',
+    'AlignedModel',
+    'PurifiedModel',
+    'ReplayedDataParallel',
+]

@@ -1,0 +1,14 @@
+"""PGD-AT of Faster R-CNN (ResNet-18) with dense alignment (DRA)."""
+
+_base_ = [
+    './faster-rcnn_r18_fpn_at_1xb8-12e_voc07.py',
+    '../_base_/adversarial/dra_voc07.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='mmdiff.AlignedModel',
+    model=_base_.model,
+    **_base_.pop('alignment'),
+)
+model['level'] = 1  # its first map has stride 4

@@ -1,0 +1,10 @@
+"""PGD-AT of FCOS (ResNet-18) with dense alignment (DRA)."""
+
+_base_ = ['./fcos_r18_fpn_at_1xb8-12e_voc07.py', '../_base_/adversarial/dra_voc07.py']
+
+model = dict(
+    _delete_=True,
+    type='mmdiff.AlignedModel',
+    model=_base_.model,
+    **_base_.pop('alignment'),
+)

@@ -1,0 +1,13 @@
+"""PGD-AT with diffusion representation alignment."""
+
+_base_ = [
+    './preact-resnet18_at_1xb128-50e_cifar10-folders.py',
+    '../_base_/adversarial/dra_cifar10.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='mmdiff.AlignedModel',
+    model=_base_.model,
+    **_base_.pop('alignment'),
+)

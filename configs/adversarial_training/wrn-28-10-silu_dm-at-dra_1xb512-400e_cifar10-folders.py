@@ -1,0 +1,14 @@
+"""DM-AT with diffusion representation alignment (Huang et al. 2026), WRN-28-10."""
+
+_base_ = [
+    './wrn-28-10-silu_dm-at_1xb512-400e_cifar10-folders.py',
+    '../_base_/adversarial/dra_cifar10.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='mmdiff.AlignedModel',
+    model=_base_.model,
+    **_base_.pop('alignment'),
+)
+model['alignment'].update(in_channels=640)
