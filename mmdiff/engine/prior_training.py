@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
 from mmdiff.utils.configs import work_dir_of
@@ -15,6 +15,31 @@ from .export import export_prior
 
 # What a config or a source can be wrong by; mmengine adds the class to the sentence.
 MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what both tools take beside the config."""
+    parser.add_argument('--work-dir', help="default: the config's, or work_dirs/CONFIG")
+    parser.add_argument('--out', help='folder to export to (WORK_DIR/prior)')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'float16', 'bfloat16'],
+        default='float32',
+        help='precision of the exported weights',
+    )
+    parser.add_argument(
+        '--num-samples', type=int, default=16, help='images in the grid'
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='go on from the last checkpoint'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='override the config'
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none'
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
 def training_config(args: argparse.Namespace) -> Config:
