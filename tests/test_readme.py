@@ -129,10 +129,12 @@ def with_paths(text: str, folder: Path) -> str:
     if '_base_ =' in text:
         return text
     bases = [DETECTOR]
-    if '_base_.' in text:  # a detector on a prior
-        parts = ('models/faster-rcnn_dfpn-c64', 'priors/toy_voc', 'datasets/voc07')
+    if '_base_.' in text:  # a detector, on a prior, or in a wrapper
+        parts = ('models/yolox-nano',)
+        if "pop('prior')" in text:
+            parts = ('models/faster-rcnn_dfpn-c64', 'priors/toy_voc', 'datasets/voc07')
         if "pop('attack')" in text:
-            parts = ('models/yolox-nano', 'adversarial/pgd-4_linf4')
+            parts += ('adversarial/pgd-4_linf4',)
         bases = [ROOT / 'configs' / '_base_' / f'{part}.py' for part in parts]
     return f'_base_ = {ids(bases)}\n{text}'
 

@@ -11,7 +11,7 @@ prior = dict(
         type='mmdiff.DiffusionUNet',
         model=dict(source='mmdiff::cifar10_patch2'),
         condition=10,
-        timestep=50,
+        timestep=200,
         out_indices=('up.1',),
     ),
     head=dict(in_channels=128),

@@ -7,7 +7,7 @@ prior = dict(
         _delete_=True,
         type='mmdiff.DiffusionUNet',
         model=dict(source='mmdiff::toy_voc'),
-        timestep=10,
+        timestep=250,
         out_indices=('down.0.0', 'down.1.0', 'up.1', 'up.0', 'mid'),
     ),
     neck=dict(

@@ -130,12 +130,10 @@ class RobustTestLoop(TestLoop):
             raise
         check_settings(protocol, indices, len(self.dataloader.dataset))
         check_evaluations(evaluations, skip_fooled)
-        self.attacks = build_attacks(attacks)
-        self.protocol = protocol
-        self.skip_fooled, self.fresh = skip_fooled, fresh
+        self.attacks, self.skip_fooled = build_attacks(attacks), skip_fooled
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
-        self.name = name or name_of(runner.cfg)
-        self.train_seconds = train_seconds
+        self.fresh, self.name = fresh, name or name_of(runner.cfg)
+        self.protocol, self.train_seconds = protocol, train_seconds
         self.num_gallery, self.leave_out = num_gallery, leave_out
         self.indices, self.evaluations = indices, evaluations
         self._connect(fp16, interval, sanity_images)
@@ -272,8 +270,7 @@ class RobustTestLoop(TestLoop):
         entry.upper_bound = entry.cumulative or (skip and len(step.runs) > 1)
         runs: list[RunRecord] = []
         for run in step.runs:
-            before = [self.clean, *inside, *runs]
-            runs.append(self.runs.run(run, before, skip))
+            runs.append(self.runs.run(run, [self.clean, *inside, *runs], skip))
         outcome = self.rows.fill(step, runs)
         self.outcomes.append(outcome)
         entry.flags += check_step(step, self.results.clean, self.probes)
