@@ -233,6 +233,20 @@ def test_a_control_that_does_better_is_named(name, bad, code, words):
     assert re.search(words, found.text)
 
 
+def test_a_model_so_weak_that_random_changes_do_much_hides_no_gradient():
+    """As YOLOX-Nano at 8/255: black-box search gets half of the objective there."""
+    square = make_record([0.2] * 16, [2.2] * 16)
+    controls = {**good_controls(), 'square': square}
+    clean = make_record([0.8] * 16)
+
+    def check(left):
+        hit = make_record([left] * 16)
+        return codes(check_controls(make_entry(), clean, hit, controls, SCORE)[1])
+
+    assert 'gradient_hidden' in check(0.3)
+    assert check(0.05) == []
+
+
 def test_an_attack_that_hides_all_within_its_budget_leads_somewhere():
     """Whatever a huge budget leaves: its loss may grow without hiding more."""
     large, longer = make_record([0.3] * 16), make_record([0.05] * 16)

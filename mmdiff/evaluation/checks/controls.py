@@ -57,9 +57,18 @@ def check_controls(
         flags = _check_scores(entry, scored, score_name)
     if 'square' in controls:
         start = controls['longer'].objective_start()
-        flags += _check_objectives(sanity, attacked, controls['square'], start)
+        hidden = _check_objectives(sanity, attacked, controls['square'], start)
+        # Where an attack leaves nothing, random changes may do much, too: the model is
+        # that weak, and nothing is hidden.
+        if not counted.any() or _shows(scored['attacked'], scored['clean']):
+            flags += hidden
     order = list(CODES)
     return sanity, sorted(flags, key=lambda f: order.index(f.code))
+
+
+def _shows(left: np.ndarray, clean: np.ndarray) -> bool:
+    """Whether scores (N,) are more than what nearly nothing has, beside clean ones."""
+    return bool(left.mean() > max(MUCH * clean.mean(), 1 / len(clean)))
 
 
 def _check_scores(
@@ -94,8 +103,9 @@ def _check_scores(
             f'same mask {large:.3f}: its gradients lead nowhere'
         )
         flags.append(flag('gradients_lead_nowhere', text))
-    lowest = min(large, score, scores.get('longer', score))
-    if not masked and lowest > max(MUCH * clean, 1 / images):
+    tried = [scored[run] for run in ('attacked', 'longer', 'large') if run in scored]
+    reached = not all(_shows(left, scored['clean']) for left in tried)
+    if 'large' in scored and not masked and not reached:
         text = (
             f'{name} leaves a {score_name} of {score:.3f} (clean {clean:.3f}), and '
             f'{large:.3f} at a budget that hides everything: its gradients lead '
