@@ -45,6 +45,12 @@ def rounding_note(entry: Entry, clean: Entry) -> str:
     )
     if entry.role == 'worst_case':
         text += ' (with the choice of attacks held)'
+    if entry.upper_bound:
+        return (
+            f'{text}. Images that a smaller budget had fooled keep its change there, '
+            'so that this says nothing of the budget: attack in whole values '
+            '(quantize=True), or without skip_fooled.'
+        )
     share = undone(entry, clean)
     if share >= UNDONE:
         text += f': rounding undoes {100 * share:.0f} % of the attack'

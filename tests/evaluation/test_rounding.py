@@ -37,6 +37,14 @@ def test_only_what_is_seen_is_told():
     assert 'with the choice of attacks held' in rounding_note(worst, clean)
 
 
+def test_changes_kept_from_a_smaller_budget_say_nothing_of_a_larger_one():
+    """With skip_fooled a change of 0.5 stands in the row of 8: rounding undoes it."""
+    worst = rounded_entry(0.3, 'worst_case')
+    worst.upper_bound = True
+    note = rounding_note(worst, make_entry('clean', 0.35))
+    assert 'says nothing of the budget' in note and 'undoes' not in note
+
+
 def test_rounding_that_undoes_an_attack_is_said_in_every_place(tmp_path):
     results = make_results()
     results.entries[2] = rounded_entry(0.79, value=0.4, images=120)
