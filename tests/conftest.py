@@ -8,6 +8,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmdet.utils import register_all_modules
 from mmengine.hub import get_config
+from mmengine.registry import DefaultScope, init_default_scope
 
 import mmdiff.registry  # noqa: F401  (the scope mmdiff)
 from mmdiff.attacks import AttackResult, AttackStats, oracle_of
@@ -89,6 +90,14 @@ def detector_config(head: str, backbone: str, **backbone_args):
 @pytest.fixture(scope='session', autouse=True)
 def _registered():
     register_all_modules(init_default_scope=True)
+
+
+@pytest.fixture(autouse=True)
+def _mmdet_again():
+    """A Runner of a classifier leaves its scope to the tests after it."""
+    yield
+    if DefaultScope.get_current_instance().scope_name != 'mmdet':
+        init_default_scope('mmdet')
 
 
 @pytest.fixture

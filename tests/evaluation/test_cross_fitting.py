@@ -152,10 +152,11 @@ def test_equal_evaluations_are_chosen_as_one_is(measured):
 
 def test_the_interval_is_that_of_the_mean_over_evaluations(measured, tmp_path):
     metric, runs = measured
-    entry = make_entry()
+    clean, entry = Entry.clean(), make_entry()
     entry.label = 'clean'  # the share kept is of the row before
-    metric.fill(Entry.clean(), runs[0])
-    metric.fill(entry, runs[1])
+    for one, run in zip((clean, entry), runs):
+        one.metrics = {metric.metric: value_of(metric._table(run), 8)}
+        metric.fill(one, run)
     how = Bootstrap()
     single = [metric._table(_alone(one)) for one in runs[1].evaluations]
     values = np.mean([how.values(table, 8) for table in single], 0)

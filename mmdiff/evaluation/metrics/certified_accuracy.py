@@ -81,7 +81,7 @@ class CertifiedAccuracy(BaseMetric):
         >>> metric.process(None, [dict(gt_label=torch.tensor([1]), **votes)])
         >>> {name: round(value, 2) for name, value in metric.evaluate(1).items()}
         {'certified/accuracy_32': 100.0, 'certified/abstained': 0.0,
-         'certified/mean_radius': 96.07}
+         'certified/mean_radius': 96.03}
     """
 
     default_prefix = 'certified'
