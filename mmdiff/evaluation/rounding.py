@@ -29,12 +29,14 @@ def undone(entry: Entry, clean: Entry) -> float:
     return (entry.after_rounding - entry.value) / taken
 
 
-def rounding_note(entry: Entry, clean: Entry) -> str:
+def rounding_note(entry: Entry, clean: Entry, within: Sequence[Entry] = ()) -> str:
     """Sentence on a row whose metric rounding changes; empty for all others.
 
     Args:
         entry: The row.
         clean: The clean row.
+        within: All rows of the model: of an upper bound, images may have been left as
+            an attack of a smaller budget had them.
     """
     if not differs(entry):
         return ''
@@ -45,7 +47,7 @@ def rounding_note(entry: Entry, clean: Entry) -> str:
     )
     if entry.role == 'worst_case':
         text += ' (with the choice of attacks held)'
-    if entry.upper_bound:
+    if entry.upper_bound and any(_is_smaller(other, entry) for other in within):
         return (
             f'{text}. Images that a smaller budget had fooled keep its change there, '
             'so that this says nothing of the budget: attack in whole values '
@@ -57,7 +59,15 @@ def rounding_note(entry: Entry, clean: Entry) -> str:
     return f'{text}.'
 
 
+def _is_smaller(other: Entry, entry: Entry) -> bool:
+    """Whether a row is of an attack within less than the budget of another row."""
+    budgets = other.budget, entry.budget
+    if other.role != 'attack' or None in budgets or other.budget == entry.budget:
+        return False
+    return other.budget in entry.budget
+
+
 def rounding_notes(entries: Sequence[Entry], clean: Entry) -> list[str]:
     """Notes on all rows of a model that rounding changes, each with the row's name."""
-    notes = [(entry.name, rounding_note(entry, clean)) for entry in entries]
+    notes = [(entry.name, rounding_note(entry, clean, entries)) for entry in entries]
     return [f'{name}: {note}' for name, note in notes if note]

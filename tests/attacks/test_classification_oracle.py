@@ -46,6 +46,19 @@ def test_the_objective_is_the_cross_entropy_of_the_test_time_logits(model, batch
     assert torch.allclose(question.losses(images, 0, 0), expected, atol=1e-6)
 
 
+def test_random_starts_do_not_depend_on_where_the_data_lie(model):
+    def starts(folder):
+        data = random_batch()
+        for i, sample in enumerate(data['data_samples']):
+            del sample.img_id
+            sample.set_metainfo({'img_path': f'{folder}/{i}.png'})
+        return run(PGD(steps=1), model, data).inputs
+
+    first = starts('here/set/cat')
+    assert torch.equal(first, starts('elsewhere/cat'))
+    assert not torch.equal(first, starts('here/set/dog'))
+
+
 def test_the_gradient_is_exact(model, batch):
     question = ask(PGD(), model, batch)
     images = [x.float() for x in batch['inputs']]

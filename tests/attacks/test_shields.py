@@ -353,6 +353,12 @@ def test_models_without_one_input_are_refused(detector):
         PurifiedModel(torch.nn.Linear(1, 1), SHIELD)
 
 
+def test_a_shield_around_a_shield_is_refused(detector):
+    """A report would name the gradient of the outer one alone."""
+    with pytest.raises(ValueError, match='behind a shield already'):
+        PurifiedModel(PurifiedModel(detector, SHIELD), SHIELD)
+
+
 def test_an_image_that_the_stride_cannot_pad_is_refused(detector):
     with pytest.raises(ValueError, match='image of 2x64 is too small .* stride 4'):
         shield(detector).test_step(batch_of([(3, 2, 64)], (0,)))

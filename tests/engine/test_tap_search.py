@@ -19,6 +19,7 @@ from mmdiff.engine.tap_search import measure as measuring
 from mmdiff.engine.tap_search.features import GridFeatures
 from mmdiff.engine.tap_search.grid import set_point
 from mmdiff.engine.tap_search.pages import notes
+from mmdiff.engine.tap_search.results import SearchResults
 from mmdiff.engine.tap_search.targets import LocationClasses, Targets
 from mmdiff.models import DiffusionUNet
 
@@ -248,6 +249,23 @@ def test_a_search_that_was_stopped_goes_on_to_the_same_numbers(
         for cell in raw['cells']:
             del cell['seconds']
     assert reports[0] == reports[1] and len(reports[0]['cells']) == 3
+
+
+def test_noise_that_a_batch_shares_is_attacked_as_fresh_noise_is(config, tmp_path):
+    config.model.backbone.noise = 'shared'
+    search = TapSearch(config, tmp_path, QUICK, ['mid'], [10])
+    assert search.settings.eot == 4
+
+
+def test_scores_that_are_all_0_have_an_interval():
+    """All draws of them are alike. Clopper and Pearson: 1 - 0.025 ** (1 / 100)."""
+    results = SearchResults({}, 'timestep', 'accuracy', (4,), [], [])
+    assert results.measured(np.zeros(100)).interval == pytest.approx(
+        (0, 0.0362), abs=1e-4
+    )
+    assert results.measured(np.ones(100)).interval == pytest.approx(
+        (0.9638, 1), abs=1e-4
+    )
 
 
 def test_a_damaged_cell_is_measured_anew(config, tmp_path):

@@ -2,6 +2,7 @@
 
 from builders import make_entry, make_results
 
+from mmdiff.attacks import Budget
 from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.report import build_page, read_reports, render
 from mmdiff.evaluation.rounding import differs, rounding_note, undone
@@ -41,8 +42,11 @@ def test_changes_kept_from_a_smaller_budget_say_nothing_of_a_larger_one():
     """With skip_fooled a change of 0.5 stands in the row of 8: rounding undoes it."""
     worst = rounded_entry(0.3, 'worst_case')
     worst.upper_bound = True
-    note = rounding_note(worst, make_entry('clean', 0.35))
+    clean, smaller = make_entry('clean', 0.35), make_entry(budget=Budget(0.5))
+    note = rounding_note(worst, clean, [clean, smaller, worst])
     assert 'says nothing of the budget' in note and 'undoes' not in note
+    # With one budget alone, what was skipped is of that budget.
+    assert 'undoes' in rounding_note(worst, clean, [clean, make_entry(), worst])
 
 
 def test_rounding_that_undoes_an_attack_is_said_in_every_place(tmp_path):

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -180,9 +181,17 @@ class Oracle(ABC):
 
     @staticmethod
     def image_id(sample: Any, position: int) -> str:
-        """Return the image's id in its dataset, or its place in the batch."""
+        """Return the image's id in its dataset, or its place in the batch.
+
+        Of a dataset without ids it is the file and its folder: seeds follow from it,
+        and are the same wherever the data lie.
+        """
         meta = sample.metainfo
-        return str(meta.get('img_id', meta.get('img_path', f'#{position}')))
+        if 'img_id' in meta:
+            return str(meta['img_id'])
+        if meta.get('img_path'):
+            return '/'.join(Path(meta['img_path']).parts[-2:])
+        return f'#{position}'
 
     def split(self, group: ImageGroup, indices: Sequence[int]) -> list[list[int]]:
         """Split ``indices`` into those of inputs that pad to the same size.

@@ -275,7 +275,7 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
         return {**made, 'longer': longer}
     large = max(attack.eps, LARGE * (1 if attack.norm == 'linf' else num_values**0.5))
     larger = replace(longer, eps=large)
-    if attack.objective in LOWERS_NO_AP:
+    if objective_name(attack.objective) in LOWERS_NO_AP:
         larger = replace(larger, objective='total')
     if constant:  # else the attack itself sees to its steps
         longer = replace(longer, step_size=min(size, 2.5 * attack.eps / steps))

@@ -151,6 +151,8 @@ class SearchResults:
         """Mean of scores with its interval."""
         table, mean = MeanTable(values), float(values.mean())
         draws = self.bootstrap.values(table, len(values))
+        if mean in (0, 1):  # all draws are alike, and say nothing
+            return Measured(mean, self.bootstrap.interval_of_alike(mean, len(values)))
         return Measured(mean, self.bootstrap.interval(draws, mean))
 
     def to_json(self) -> dict[str, Any]:

@@ -92,7 +92,7 @@ class TapSearch:
                 num_noise = [self.backbone.num_noise]
             self.grid = Grid.of(self.backbone.model, taps, times, num_noise)
             task = task_of_config(cfg) or 'detection'
-            self.settings = settings.for_task(task, self.backbone.noise == 'fresh')
+            self.settings = settings.for_task(task, self.backbone.draws_noise)
             self.images = SearchImages(cfg, self.settings)
             self.task = self._task(task)
             self.identity = self._identity()

@@ -16,6 +16,8 @@ from mmdiff.diffusion.denoising import OneStep
 from mmdiff.diffusion.elimination import Elimination, eliminate
 from mmdiff.registry import MODELS
 
+from ..priors import prior_arguments
+
 PREPROCESSOR = dict(
     type='mmpretrain.ClsDataPreprocessor',
     mean=[127.5] * 3,
@@ -120,9 +122,8 @@ class DiffusionClassifier(BaseClassifier):
 
     @staticmethod
     def _load(model: str | Path | dict) -> DiffusionModel:
-        if not (isinstance(model, dict) and 'source' in model):
-            model = {'source': model}
-        return DiffusionModel.from_pretrained(**model).requires_grad_(False)
+        arguments = prior_arguments(model)
+        return DiffusionModel.from_pretrained(**arguments).requires_grad_(False)
 
     def _check_classes(self, num_classes: int | None) -> None:
         known = self.prior.num_classes

@@ -178,7 +178,7 @@ def build_inner(model: nn.Module | dict, data_preprocessor: dict | None) -> nn.M
         data_preprocessor: Its preprocessor, if its config has none.
 
     Raises:
-        ValueError: For test-time augmentation.
+        ValueError: For test-time augmentation, or a model behind a shield already.
         TypeError: If it is no model of mmengine.
     """
     if not isinstance(model, nn.Module):
@@ -190,6 +190,11 @@ def build_inner(model: nn.Module | dict, data_preprocessor: dict | None) -> nn.M
         raise ValueError(
             f'{type(model).__name__} augments images at test time, and a shield '
             'purifies one image: put the shield around the model in it.'
+        )
+    if isinstance(model, PurifiedModel):
+        raise ValueError(
+            'The model is behind a shield already, and a report names one: leave one '
+            'of the two out.'
         )
     if not isinstance(getattr(model, 'data_preprocessor', None), nn.Module):
         raise TypeError(
