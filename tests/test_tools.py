@@ -517,6 +517,17 @@ def test_bad_flags_are_one_sentence(flags, words, toy, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_setting_of_another_type_is_one_sentence(toy, tmp_path):
+    """A TypeError of a part that is built, which mmengine hands on."""
+    wrong = options(toy, 'model.backbone.num_noise=two', 'model.backbone.taps=1')
+    flags = '--attack', 'pgd', '--work-dir', tmp_path, *wrong
+    done = run('tools/test.py', CONFIG, 'none.pth', *flags, check=False)
+    assert done.returncode != 0 and 'Traceback' not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('test.py: ') and "argument 'taps'" in last
+
+
+@pytest.mark.slow
 def test_pretrain_resumes_and_exports(toy, tmp_path):
     import torch
 

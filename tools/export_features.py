@@ -15,6 +15,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mmdiff.engine.feature_export import FeatureGraph, check_target, export_features
+from mmdiff.utils.configs import mistakes_in_a_sentence
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,7 +37,8 @@ def build_graph(args: argparse.Namespace) -> FeatureGraph:
     cfg.merge_from_dict(args.cfg_options or {})
     register_all_modules(init_default_scope=False)
     init_default_scope(cfg.get('default_scope', 'mmdet'))
-    model = MODELS.build(cfg.model)
+    with mistakes_in_a_sentence():
+        model = MODELS.build(cfg.model)
     if args.checkpoint:
         load_checkpoint(model, args.checkpoint, map_location='cpu')
     inputs = model.data_preprocessor

@@ -12,7 +12,7 @@ from rich.markup import escape
 from mmdiff.attacks import GradientBlocked
 from mmdiff.engine.loops.universal_loop import fit_config
 from mmdiff.engine.presets import attack_configs
-from mmdiff.utils.configs import work_dir_of
+from mmdiff.utils.configs import mistakes_in_a_sentence, work_dir_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -65,7 +65,9 @@ def fit(args: argparse.Namespace) -> None:
     )
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = args.checkpoint
-    Runner.from_cfg(cfg).test()
+    with mistakes_in_a_sentence():
+        runner = Runner.from_cfg(cfg)
+    runner.test()
     Console().print(f'written to {escape(args.out)}')
 
 

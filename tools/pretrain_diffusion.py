@@ -7,11 +7,11 @@ from mmengine.runner import Runner
 
 from mmdiff.diffusion.json_files import one_line
 from mmdiff.engine.prior_training import (
-    MISTAKES,
     add_training_arguments,
     train_and_export,
     training_config,
 )
+from mmdiff.utils.configs import MISTAKES
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,7 +13,7 @@ from mmdiff.attacks import GradientBlocked
 from mmdiff.engine.tap_search import SearchSettings, TapSearch
 from mmdiff.engine.tap_search.board import Board
 from mmdiff.engine.tap_search.pages import config_lines, notes, results_table
-from mmdiff.utils.configs import work_dir_of
+from mmdiff.utils.configs import mistakes_in_a_sentence, work_dir_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,17 +74,18 @@ def search(args: argparse.Namespace) -> None:
     work_dir = args.work_dir or Path(work_dir_of(cfg, args.config, None)) / 'search'
     console = Console()
     MMLogger.get_instance('search_taps', log_level='WARNING')  # for the table's sake
-    run = TapSearch(
-        cfg,
-        work_dir,
-        settings_of(args),
-        args.taps,
-        args.times,
-        args.num_noise,
-        args.minutes,
-        args.fresh,
-        Board(console),
-    )
+    with mistakes_in_a_sentence():
+        run = TapSearch(
+            cfg,
+            work_dir,
+            settings_of(args),
+            args.taps,
+            args.times,
+            args.num_noise,
+            args.minutes,
+            args.fresh,
+            Board(console),
+        )
     results = run.run()
     console.print(results_table(results).to_rich())
     for note in notes(results):

@@ -25,7 +25,7 @@ from mmdiff.engine.presets import (
 from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.rounding import rounding_notes
 from mmdiff.evaluation.tables import broke_table, results_table
-from mmdiff.utils.configs import work_dir_of
+from mmdiff.utils.configs import mistakes_in_a_sentence, work_dir_of
 
 # Models whose config says where all of their weights are; `none` is their checkpoint.
 WITHOUT_CHECKPOINT = ('DiffusionClassifier',)
@@ -172,8 +172,9 @@ def attacked_config(ours: argparse.Namespace, args: argparse.Namespace) -> Confi
 
 def test_under_attack(ours: argparse.Namespace, args: argparse.Namespace) -> None:
     check_flags(args)
-    runner = Runner.from_cfg(attacked_config(ours, args))
-    loop = runner.test_loop  # it is built now, and says what is wrong with the set
+    with mistakes_in_a_sentence():
+        runner = Runner.from_cfg(attacked_config(ours, args))
+        loop = runner.test_loop  # built now, it says what is wrong with the set
     check_weights(runner.cfg.load_from)
     runner.test()
     if runner.rank == 0:
@@ -206,7 +207,9 @@ def test_plainly(args: argparse.Namespace) -> None:
     cfg.launcher = args.launcher
     cfg.work_dir = work_dir_of(cfg, args.config, args.work_dir)
     cfg.load_from = checkpoint_of(cfg, args.checkpoint)
-    Runner.from_cfg(cfg).test()
+    with mistakes_in_a_sentence():
+        runner = Runner.from_cfg(cfg)
+    runner.test()
 
 
 def draw_grids(loop: RobustTestLoop, folder: Path) -> None:

@@ -14,7 +14,7 @@ from mmdiff.datasets import CORRUPTIONS, SEVERITIES
 from mmdiff.engine.corruptions import evaluate_corruptions
 from mmdiff.engine.loop_settings import plain_settings
 from mmdiff.evaluation.tables import corruptions_table
-from mmdiff.utils.configs import work_dir_of
+from mmdiff.utils.configs import mistakes_in_a_sentence, work_dir_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +57,8 @@ def test_corruptions(args: argparse.Namespace) -> None:
     indices = test_cfg.get('indices') if args.indices is None else args.indices
     if indices is not None:
         cfg.test_dataloader.dataset.indices = indices
-    runner = Runner.from_cfg(cfg)
+    with mistakes_in_a_sentence():
+        runner = Runner.from_cfg(cfg)
     names = CORRUPTIONS if args.corruptions == ['all'] else args.corruptions
     out = Path(args.out or Path(cfg.work_dir) / 'corruptions.json')
     report = evaluate_corruptions(runner, names, args.severities, out, args.fresh)

@@ -13,9 +13,6 @@ from mmdiff.utils.configs import work_dir_of
 
 from .export import export_prior
 
-# What a config or a source can be wrong by; mmengine adds the class to the sentence.
-MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
-
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what both tools take beside the config."""

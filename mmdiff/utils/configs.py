@@ -1,8 +1,40 @@
 """Configs that the package carries, and where a config's results go."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from mmengine.config import Config
+
+# What a config or a source can be wrong by, while models and data are built of it.
+MISTAKES = (ValueError, TypeError, KeyError, AttributeError, OSError, ImportError)
+
+
+@contextmanager
+def mistakes_in_a_sentence() -> Iterator[None]:
+    """Turn what is wrong with a config into an error that tools show as a sentence.
+
+    Only while parts are built: an error of another kind in a run is no mistake of the
+    user's.
+
+    Raises:
+        ValueError: For any of :data:`MISTAKES` but a missing file, which stays as it
+            is.
+
+    Example:
+        >>> with mistakes_in_a_sentence():
+        ...     raise TypeError('frozen=1 is neither True nor False.')
+        Traceback (most recent call last):
+        ValueError: frozen=1 is neither True nor False.
+    """
+    try:
+        yield
+    except (FileNotFoundError, ValueError):
+        raise
+    except MISTAKES as error:
+        # str() of a KeyError is the repr of its text.
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise ValueError(' '.join(str(text).split())) from error
 
 
 def config_path(name: str) -> str:
