@@ -22,12 +22,13 @@ from mmdiff.evaluation.scoring import restrict_images
 from mmdiff.utils.digests import digest_file, digest_json
 from mmdiff.utils.files import strict_json, write_json
 
+from .corruption_tables import CorruptionTables
 from .hooks import AttackHook
 
 Pair = tuple[str, int]  # a corruption and its severity
 CLEAN: Pair = ('clean', 0)
 LIBRARY = 'imagecorruptions-imaug'
-SCHEMA = 'mmdiff-corruptions/1'
+SCHEMA = 'mmdiff-corruptions/2'
 
 
 def with_corruption(dataset: dict, corruption: str, severity: int) -> dict:
@@ -93,12 +94,14 @@ class CorruptionReport:
         path: File to write.
         about: What results belong to.
         plan: Corruptions and severities that were asked for.
+        tables: What intervals are made of.
         rows: Results by corruption and severity.
     """
 
     path: Path
     about: dict[str, Any]
     plan: list[Pair]
+    tables: CorruptionTables
     rows: dict[Pair, dict] = field(default_factory=dict)
 
     def read(self) -> None:
@@ -115,22 +118,39 @@ class CorruptionReport:
                 f'{self.path} is of another model, other weights or other images; '
                 'start fresh or name another file.'
             )
+        self.tables.read()
         for row in report['results']:
             row['metrics'] = numbers(row['metrics'])
-            self.rows[row['corruption'], row['severity']] = row
+            pair = row['corruption'], row['severity']
+            if self.tables.knows(_name(pair)):
+                self.rows[pair] = row
 
     @property
     def missing(self) -> list[Pair]:
         """What is to be tested, clean images first."""
         return [pair for pair in (CLEAN, *self.plan) if pair not in self.rows]
 
+    def add(self, pair: Pair, row: dict) -> None:
+        """Take in a test that was just run, and write both files."""
+        # The table first: a row without one is tested again.
+        self.tables.add(_name(pair), row['metrics'])
+        self.rows[pair] = row
+        self.write()
+
     def to_json(self) -> dict[str, Any]:
         """What the file holds."""
+        names, tables = [_name(pair) for pair in self.plan], self.tables
+        for pair, row in self.rows.items():
+            row['interval'] = tables.interval(_name(pair))
         return {
             **self.about,
             'corruptions': list(dict.fromkeys(name for name, _ in self.plan)),
             'severities': sorted({severity for _, severity in self.plan}),
             **vars(Summary.of(self.rows.values(), self.plan)),
+            'intervals': {
+                **tables.describe(),
+                **tables.intervals(names, _name(CLEAN)),
+            },
             'results': list(self.rows.values()),
         }
 
@@ -152,7 +172,8 @@ def evaluate_corruptions(
     """Test clean and under every corruption and severity, with the runner's metrics.
 
     ``out`` is written after every test; what is in it is not tested again. Returns the
-    report: ``results`` of all tests and a :class:`Summary` of those asked for.
+    report: ``results`` of all tests, a :class:`Summary` of those asked for, and their
+    ``intervals`` over draws of the images (:class:`CorruptionTables`).
 
     Args:
         runner: Runner with a plain ``TestLoop``, and its weights in ``load_from``.
@@ -174,18 +195,24 @@ def evaluate_corruptions(
     if any(isinstance(hook, AttackHook) for hook in runner.hooks):
         raise ValueError('Corruptions are measured without AttackHook; remove it.')
     about = _describe(runner.cfg, Path(runner._load_from or ''))
-    report = CorruptionReport(Path(out), about, plan)
+    tables = CorruptionTables(runner, Path(out))
+    report = CorruptionReport(Path(out), about, plan, tables)
     if not fresh:
         report.read()
     for pair in report.missing:
-        report.rows[pair] = row = _test(runner, pair)
-        report.write()
+        row = _test(runner, pair)
+        report.add(pair, row)
         left = len(set(report.missing) & set(plan))
         runner.logger.info(
             f'{pair[0]} {pair[1]}: {main_metric(row["metrics"]):.4f} '
             f'({len(plan) - left} of {len(plan)})'
         )
     return report.write()
+
+
+def _name(pair: Pair) -> str:
+    """Name of a test: ``'fog 3'``."""
+    return f'{pair[0]} {pair[1]}'
 
 
 def _test(runner: Runner, pair: Pair) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,9 @@ from mmengine.logging import print_log
 from .cross_fitting import side_by_side
 from .entry import Entry
 from .greedy import lowest_map
-from .image_tables import (
-    ApTable,
-    EvaluationsTable,
-    ImageTable,
-    Matches,
-    value_of,
-)
+from .image_tables import EvaluationsTable, ImageTable, Matches, value_of
 from .record import RunRecord
+from .record_tables import RecordTables
 from .results import Intervals
 from .row_tables import RowTables
 from .scoring import Scorer
@@ -53,10 +47,9 @@ class SetMetric:
         self.metric, self.clean_key = clean.metric, clean.key
         self.num_images = len(record.predictions)
         self.tables: dict[str, ImageTable] = {}
-        self._scorer = scorer
         self._values: dict[str, np.ndarray] = {}
-        self._matches: dict[int, tuple[RunRecord, Matches]] = {}
-        self.matcher = scorer.matcher(clean.metric)
+        self.record_tables = RecordTables(scorer, clean.metric)
+        self.matcher = self.record_tables.matcher
         self.problem = self._check(clean, record)
 
     def _check(self, clean: Entry, record: RunRecord) -> str:
@@ -68,37 +61,22 @@ class SetMetric:
         return told and f'{told}, {end}'
 
     def _told_apart(self, entry: Entry, table: ImageTable) -> str:
-        """Say how a table differs from the evaluator; empty if it does not."""
-        tolerance = 1e-4 if self.matcher is None else self.matcher.tolerance
-        value = value_of(table, self.num_images)
-        value = 0.0 if math.isnan(value) else value
-        if abs(value - entry.value) <= tolerance:
-            return ''
         images = 'the clean images' if entry.role == 'clean' else entry.name
-        return (
-            f'{self.metric} of {images} is {entry.value:.5f} by the evaluator and '
-            f'{value:.5f} from what is kept of single images'
+        return self.record_tables.told_apart(
+            images, entry.value, table, self.num_images
         )
 
     def _table(self, record: RunRecord) -> ImageTable | None:
         """Table of a record, of the mean over its evaluations if there are several."""
         if not record.others:
-            return self._single_table(record)
-        tables = [self._single_table(one) for one in record.evaluations]
+            return self.record_tables.table(record)
+        tables = [self.record_tables.table(one) for one in record.evaluations]
         known = [table for table in tables if table is not None]
         return EvaluationsTable(known) if len(known) == len(tables) else None
 
-    def _single_table(self, record: RunRecord) -> ImageTable | None:
-        if self.matcher is None:
-            return self._scorer.mean_table(self.metric, record)
-        return ApTable.of(self.matcher.rule, self.matches(record))
-
     def matches(self, record: RunRecord) -> Matches:
         """Matched detections of a record, matched once."""
-        if id(record) not in self._matches:
-            # The record is kept, or another one could come to have its id.
-            self._matches[id(record)] = record, self.matcher.match(record.predictions)
-        return self._matches[id(record)][1]
+        return self.record_tables.matches(record)
 
     def fill(self, entry: Entry, record: RunRecord) -> None:
         """Set the intervals of a row that is measured; the clean one comes first."""

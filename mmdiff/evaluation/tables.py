@@ -275,9 +275,11 @@ def corruptions_table(report: Mapping[str, Any]) -> Table:
     for row in report['results']:
         values[row['corruption'], row['severity']] = main_metric(row['metrics'])
     rpc = report['rPC']
+    ends = report['intervals']
     title = (
-        f'P {report["P"]:.3f}, mPC {report["mPC"]:.3f}, '
-        f'rPC {"undefined" if rpc is None else f"{rpc:.1%}"}'
+        f'P {report["P"]:.3f}{spread(ends["P"])}, '
+        f'mPC {report["mPC"]:.3f}{spread(ends["mPC"])}, '
+        f'rPC {"undefined" if rpc is None else share(rpc, ends["rPC"])}'
     )
     columns = ['corruption', *map(str, report['severities']), 'mean']
     table = Table(title, columns)

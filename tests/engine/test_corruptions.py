@@ -12,16 +12,19 @@ import torch
 from conftest import detector_config
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import VOCDataset
+from mmdet.models import FCOS
 from mmengine.config import Config
 from mmengine.dataset import ConcatDataset
 from mmengine.evaluator import BaseMetric
-from mmengine.registry import METRICS
+from mmengine.registry import METRICS, MODELS
 from mmengine.runner import Runner
 
 from mmdiff import PGD
 from mmdiff.datasets import Corrupt
 from mmdiff.datasets.toy_shapes import CLASSES, make_toy_voc
 from mmdiff.engine.corruptions import Summary, evaluate_corruptions, with_corruption
+from mmdiff.evaluation.row_tables import RowTables
+from mmdiff.evaluation.uncertainty import Bootstrap
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'test_corruptions.py'
 METRIC = 'spread/mAP'
@@ -124,6 +127,50 @@ def test_figures_are_those_of_corrupted_images(make, toy, tmp_path):
     assert report['rPC'] == pytest.approx(report['mPC'] / report['P'])
     assert [row['images'] for row in report['results']] == [3] * 3
     assert report['rPC'] < 0.9
+
+
+@MODELS.register_module(force=True)
+class Seer(FCOS):
+    """Finds all objects of an image with enough contrast, and none of another one."""
+
+    def predict(self, batch_inputs, batch_data_samples, rescale=True):
+        for image, sample in zip(batch_inputs, batch_data_samples):
+            truth = sample.gt_instances
+            found = truth[: len(truth) if image.std() > 38 else 0]
+            found.scores = torch.linspace(1, 0.5, len(found))
+            sample.pred_instances = found
+        return batch_data_samples
+
+
+def test_intervals_are_those_of_draws_of_the_images(make, config, tmp_path):
+    config.model.type, config.test_evaluator = 'Seer', dict(type='VOCMetric')
+    runner, out = make(), tmp_path / 'out.json'
+    report = evaluate_corruptions(runner, ['contrast'], [1, 3], out)
+    found = [row['metrics']['pascal_voc/mAP'] for row in report['results']]
+    assert found[0] == 1 and found[1] == pytest.approx(found[2]) and 0 < found[1] < 1
+    ends = report['intervals']
+    assert not ends['problem'] and ends['P'] == (1, 1)
+    low, high = report['results'][1]['interval']
+    assert low < found[1] < high <= 1
+    # Both corruptions hide the same image, so each draw has one value of all three.
+    tables = RowTables.load(tmp_path / 'out.tables.npz').rows
+    draws = Bootstrap().values(tables['contrast 1'], 3)
+    assert ends['mPC'] == pytest.approx([low, high])
+    assert ends['rPC'] == pytest.approx(np.percentile(draws, [2.5, 97.5]))
+    # Tests of which tables are lost are run again, and no others.
+    calls, test = [], runner.test
+    runner.test = lambda: calls.append(1) or test()
+    assert evaluate_corruptions(runner, ['contrast'], [1, 3], out) == report
+    assert not calls
+    (tmp_path / 'out.tables.npz').write_bytes(b'torn')
+    again = evaluate_corruptions(runner, ['contrast'], [1, 3], out)
+    assert len(calls) == 3 and again['intervals'] == ends
+
+
+def test_what_no_interval_can_be_made_of_has_a_reason(make, tmp_path):
+    report = evaluate_corruptions(make(), ['contrast'], [1], tmp_path / 'out.json')
+    assert report['intervals']['problem'].startswith('RobustTestLoop compares the mAP')
+    assert report['intervals']['mPC'] is report['results'][0]['interval'] is None
 
 
 @METRICS.register_module(force=True)

@@ -201,7 +201,7 @@ def test_the_mean_of_equal_values_is_that_value():
 
 def test_what_broke_is_the_mean_of_what_is_known(measured):
     metric, runs = measured
-    parts = [metric._scorer.broke(one) for one in runs[0].evaluations]
+    parts = [metric.record_tables.scorer.broke(one) for one in runs[0].evaluations]
     together = mean_broke(parts)
     assert together.objects == parts[0].objects
     assert together.lost == pytest.approx(np.mean([part.lost for part in parts]))

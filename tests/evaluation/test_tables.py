@@ -72,7 +72,9 @@ def test_metrics_have_short_names():
     assert share(None) == '-' and share(0.256) == '26 %'
 
 
-@pytest.mark.parametrize('rpc, words', [(0.5, 'rPC 50.0%'), (None, 'rPC undefined')])
+@pytest.mark.parametrize(
+    'rpc, words', [(0.5, 'rPC 50 % [30, 60]'), (None, 'rPC undefined')]
+)
 def test_corruptions_have_their_means(rpc, words):
     def row(corruption, severity, value):
         metrics = {'a/mAP': value}
@@ -85,7 +87,8 @@ def test_corruptions_have_their_means(rpc, words):
         'P': 1.0,
         'mPC': 0.5,
         'rPC': rpc,
+        'intervals': {'P': None, 'mPC': (0.4, 0.75), 'rPC': (0.3, 0.6)},
     }
     table = corruptions_table(report)
     assert table.rows == [['fog', '0.250', '0.750', '0.500']]
-    assert table.title == f'P 1.000, mPC 0.500, {words}'
+    assert table.title == f'P 1.000, mPC 0.500 [0.400, 0.750], {words}'
