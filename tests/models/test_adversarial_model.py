@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from attacks.classifiers import make_batch, make_classifier, random_batch
 from conftest import batch_of, detector_config
 from mmengine.hooks import EMAHook
+from mmengine.logging import MMLogger
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS as ROOT
@@ -22,6 +23,7 @@ from mmdiff.attacks import AttackStats, oracle_of
 from mmdiff.engine import AttackHook
 from mmdiff.models import FreeATLoss, MadryLoss, ReplayedDataParallel, TRADESLoss
 from mmdiff.models.losses.passes import Passes
+from mmdiff.models.wrappers.adversarial_model import PATIENCE
 from mmdiff.utils.modules import unwrap
 from mmdiff.utils.seeding import mix_seed
 
@@ -385,3 +387,20 @@ def test_what_training_cannot_do_is_refused():
     model.forward(**data, mode='loss')
     with pytest.raises(ValueError, match='left no gradient at the images'):
         model.forward(**data, mode='loss')
+
+
+def test_attacks_that_raise_nothing_are_said_once(caplog):
+    """Of a network that answers the same to all images nothing robust is learnt."""
+    model = AdversarialModel(classifier(), ATTACK).train()
+    for p in model.model.head.parameters():
+        torch.nn.init.zeros_(p)
+    logger = MMLogger.get_instance('in-vain', logger_name='in-vain')
+    logger.addHandler(caplog.handler)
+    data = batch()
+    for _ in range(PATIENCE - 1):
+        losses = model.forward(**data, mode='loss')
+    assert losses['inner_after'] == losses['inner_before'] and not caplog.records
+    for _ in range(3):
+        model.forward(**data, mode='loss')
+    (record,) = caplog.records
+    assert 'has not raised its objective' in record.message

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, print_log
 from torch import Tensor, nn
 
 from mmdiff.registry import ATTACKS, MODELS
@@ -20,6 +21,8 @@ from ..losses.passes import Observer, Passes, unobserved
 from .training_wrapper import TrainingWrapper
 
 BN_MODES = ('running', 'batch')
+# Steps on end whose attack raised nothing before that is said.
+PATIENCE = 20
 
 
 @dataclass
@@ -64,7 +67,8 @@ class AdversarialModel(TrainingWrapper):
     Logged beside the losses: ``inner_before`` and ``inner_after``, the objective per
     image before the first step of the attack (after its random start) and of what it
     returns; ``attack_time``, its seconds; ``attack_share``, its share of the time of
-    the last step, loading included.
+    the last step, loading included. Attacks that raise nothing, step after step, are
+    warned of.
 
     The attack sees the model in fp32 and without dropout, and leaves it as it was:
     flags, buffers and gradients. It runs on the images of each rank by themselves.
@@ -124,6 +128,7 @@ class AdversarialModel(TrainingWrapper):
         loss.check(self.model, self.attack)
         self._watch = Stopwatch()
         self._last = (-1, 0)
+        self._in_vain = 0
 
     @property
     def replays(self) -> int:
@@ -147,9 +152,26 @@ class AdversarialModel(TrainingWrapper):
             Passes(self.model, batch, perturbed.inputs, observe)
         )
         device = device_of(self.model)
+        self._look_at(perturbed.logged)
         for name, value in {**perturbed.logged, **self._watch.logged()}.items():
             losses[name] = Tensor([value]).to(device)
         return losses
+
+    def _look_at(self, logged: dict[str, float]) -> None:
+        """Say so, once, if attacks raise nothing: training would be a plain one."""
+        after = logged.get('inner_after')
+        if after is None or after > logged['inner_before']:
+            self._in_vain = 0
+            return
+        self._in_vain += 1
+        if self._in_vain == PATIENCE:
+            print_log(
+                f'In {PATIENCE} steps on end the attack has not raised its objective '
+                f'(now {after:.4g}), so nothing robust is learnt: is '
+                'there a gradient to the image, and were weights loaded (load_from)?',
+                'current',
+                logging.WARNING,
+            )
 
     def train(self, mode: bool = True) -> AdversarialModel:
         """Set the mode; time passes uncounted while the model does not train."""
