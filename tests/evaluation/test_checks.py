@@ -311,6 +311,13 @@ def test_rows_that_beat_noise_and_black_box_search_are_believed():
     assert flagged(made) == {}
 
 
+def test_objectives_that_lower_no_ap_are_not_compared_with_what_does():
+    made = rows(pgd=0.6, dag=0.6, square=0.4, random_noise=0.5)
+    for row, objective in zip(made, ('vanishing', 'detections')):
+        row.settings['objective'] = objective
+    assert flagged(made) == {'dag': ['weaker_than_noise', 'gradient_hidden']}
+
+
 def test_rows_that_do_less_than_noise_or_black_box_search_are_flagged():
     made = rows(pgd=0.2, dag=0.5, square=0.4, mim=0.6, random_noise=0.55)
     made[3].settings['source'] = 'a,b'  # it sees no gradient: noise only

@@ -2,6 +2,7 @@
 
 from .base import (
     BUILT,
+    LOWERS_NO_AP,
     NAMES,
     REPORTED,
     build_objective,
@@ -12,6 +13,7 @@ from .base import (
 
 __all__ = [
     'BUILT',
+    'LOWERS_NO_AP',
     'NAMES',
     'REPORTED',
     'build_objective',

@@ -32,6 +32,9 @@ NAMES = {
     ),
     'classification': ('total', 'ce', *ON_LOGITS),
 }
+# Objectives at whose height an AP may be as it was: it compares scores with each other,
+# all of them low, or allows for boxes that are off.
+LOWERS_NO_AP = ('vanishing', 'fabrication', 'reg')
 
 
 def objective_names() -> tuple[str, ...]:

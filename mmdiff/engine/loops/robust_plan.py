@@ -16,15 +16,12 @@ from mmdiff.attacks import (
     RandomNoise,
     Square,
 )
-from mmdiff.attacks.objectives import objective_name
+from mmdiff.attacks.objectives import LOWERS_NO_AP, objective_name
 from mmdiff.evaluation.entry import Entry, Role
 from mmdiff.registry import ATTACKS
 
 # Change of every value (of 255) at which an image has nothing that a model could need.
 LARGE = 64
-# Objectives at whose height an AP may be as it was: it compares scores with each other,
-# all of them low, or allows for boxes that are off.
-LOWERS_NO_AP = ('vanishing', 'fabrication', 'reg')
 # A gradient costs about three passes: black-box search gets as much time.
 QUERIES_PER_STEP = 3
 

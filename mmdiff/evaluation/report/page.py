@@ -17,6 +17,7 @@ from .figures import COSTS, draw_cost, draw_curve
 from .read import ReportModel
 
 FEW_IMAGES = 100  # below, some hundredths of mAP are chance
+SOME_IMAGES = 500  # below, draws do not tell how much higher mAP is than on many
 
 
 @dataclass
@@ -172,7 +173,7 @@ def _notes_on_images(model: ReportModel) -> Iterator[str]:
 
 def _notes_on_intervals(model: ReportModel) -> Iterator[str]:
     """How intervals are made, or that there are none."""
-    how = model.results.intervals
+    images, how = model.clean.num_images, model.results.intervals
     if model.clean.interval is None:
         problem = 'the file keeps nothing of single images' if how is None else ''
         problem = problem or (how.problem if how else '') or 'nothing to measure'
@@ -183,6 +184,12 @@ def _notes_on_intervals(model: ReportModel) -> Iterator[str]:
             f'of the images ({how.resamples} resamples); of a worst case, with its '
             'choice of attacks held.'
         )
+        if short_name(model.clean.metric) == 'mAP' and images < SOME_IMAGES:
+            yield (
+                f'{model.name}: for mAP on {images} images they are too narrow; of '
+                'sets of 64 photographs 77 to 85 %, of 200 86 to 93 % held the mAP of '
+                'all.'
+            )
     for entry in model.entries:
         if model.clean.interval is not None and entry.interval is None:
             yield f'{model.name}, {entry.name}: no interval.'
