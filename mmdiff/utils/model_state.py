@@ -1,11 +1,13 @@
 """What losses write in a model, and how to put it back."""
 
+from __future__ import annotations
+
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import repeat
-from operator import is_
+from operator import attrgetter, is_
 from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -82,25 +84,75 @@ class KeptNames:
     values: dict
     names: list[str] = field(init=False)
     plain: list[Any] = field(init=False)
-    count: int = field(init=False)
 
     def __post_init__(self) -> None:
         others = {k: v for k, v in self.values.items() if not isinstance(v, Tensor)}
         self.names, self.plain = list(others), list(others.values())
-        self.count = len(self.owner)
 
     def reset(self) -> None:
         """Put back what was replaced or removed, and remove what is new."""
-        # Asked after each gradient of all modules, and nearly always true.
-        if len(self.owner) == self.count and all(
-            map(is_, map(self.owner.get, self.names, repeat(LEFT)), self.plain)
-        ):
-            return
         for name in [k for k in self.owner if k not in self.values and k not in LEFT]:
             del self.owner[name]
         for name, value in zip(self.names, self.plain):
             if self.owner.get(name, LEFT) is not value:
                 self.owner[name] = value
+
+
+@dataclass
+class Glance:
+    """All attributes and tensors of a model side by side, to be looked at in one go.
+
+    It is done after each gradient of each image, and nearly always in vain.
+
+    Args:
+        owners: Dictionaries of attributes.
+        counts: How many attributes each has.
+        places: Owner, name and value of each attribute and tensor.
+        tensors: Tensors that count how often they are written.
+        versions: How often each was.
+        uncounted: Tensors that count nothing.
+    """
+
+    owners: list[dict]
+    counts: list[int]
+    places: tuple[list[dict], list[str], list[Any]]
+    tensors: list[Tensor]
+    versions: list[int]
+    uncounted: list[KeptTensor]
+
+    @classmethod
+    def at(cls, names: list[KeptNames], kept: list[KeptTensor]) -> Glance:
+        """Look at a model whose state is as it was."""
+        owners: list[dict] = []
+        attributes: list[str] = []
+        values: list[Any] = []
+        for one in names:
+            owners += [one.owner] * len(one.names)
+            attributes += one.names
+            values += one.plain
+        for tensor in kept:
+            owners += [owner for owner, _ in tensor.owners]
+            attributes += [name for _, name in tensor.owners]
+            values += [tensor.current] * len(tensor.owners)
+        counted = [one for one in kept if one.version is not None]
+        return cls(
+            [one.owner for one in names],
+            [len(one.owner) for one in names],
+            (owners, attributes, values),
+            [one.current for one in counted],
+            [one.version for one in counted],  # type: ignore[misc]
+            [one for one in kept if one.version is None],
+        )
+
+    def is_as_it_was(self) -> bool:
+        """Whether nothing was added, removed, replaced or written in place."""
+        owners, names, values = self.places
+        return (
+            list(map(len, self.owners)) == self.counts
+            and all(map(is_, map(dict.get, owners, names, repeat(LEFT)), values))
+            and [*map(attrgetter('_version'), self.tensors)] == self.versions
+            and not any(one.is_written() for one in self.uncounted)
+        )
 
 
 class ModelState:
@@ -126,6 +178,10 @@ class ModelState:
             attributes = {k: v for k, v in vars(module).items() if k not in LEFT}
             self._keep_names(vars(module), attributes)
             self._keep_names(module._buffers, dict(module._buffers))
+        self._glance = self._look()
+
+    def _look(self) -> Glance:
+        return Glance.at(self._names, list(self._tensors.values()))
 
     def _keep_names(self, owner: dict, values: dict) -> None:
         """Keep what a dictionary of attributes holds, under which names."""
@@ -134,7 +190,9 @@ class ModelState:
             if isinstance(value, Tensor):
                 self._keep_tensor(owner, name, value)
             elif name in OF_TORCH and isinstance(value, dict | set):
-                self._hooks.append((value, value.copy()))
+                # dict() and set(): copy() of OrderedDict is slow, and most are empty.
+                plain = dict(value) if isinstance(value, dict) else set(value)
+                self._hooks.append((value, plain))
             else:
                 self._look_into(value)
 
@@ -169,11 +227,20 @@ class ModelState:
 
     def reset(self) -> None:
         """Undo what was written since; costs little where nothing was."""
-        for kept in self._tensors.values():
-            kept.reset()
-        for names in self._names:  # a tensor that is back is counted
-            names.reset()
+        if self.is_written():
+            for kept in self._tensors.values():
+                kept.reset()
+            for names in self._names:  # a tensor that is back is counted
+                names.reset()
+            self._glance = self._look()
         self._reset_contents()
+
+    def is_written(self) -> bool:
+        """Whether an attribute or tensor of a module is another one, or has changed.
+
+        What containers, arrays and tensors in them hold is not looked at.
+        """
+        return not self._glance.is_as_it_was()
 
     def _reset_contents(self) -> None:
         _reset_containers(self._containers)

@@ -264,8 +264,19 @@ def finished_training() -> Iterator[None]:
             hub.runtime_info.pop(key, None)
 
 
+@cache
+def _has_accelerator() -> bool:
+    """Whether torch has another generator than the CPU's to seed."""
+    kinds = ('cuda', 'mps', 'xpu', 'npu', 'mlu', 'musa')
+    modules = [getattr(torch, kind, None) for kind in kinds]
+    return any(m.is_available() for m in modules if hasattr(m, 'is_available'))
+
+
 def seed_all(seed: int) -> None:
     """Seed the global generators that a loss may draw from: torch, numpy, Python."""
-    torch.manual_seed(seed)
+    if _has_accelerator():
+        torch.manual_seed(seed)
+    else:  # ten times faster: that one keeps a stack for devices that may come
+        torch.default_generator.manual_seed(seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)

@@ -109,3 +109,19 @@ def test_a_buffer_of_two_modules_stays_one():
         state.reset()
         assert first.counts is second.counts
     assert first.counts is second.counts and first.counts.sum() == 0
+
+
+def test_it_tells_whether_anything_was_written():
+    model = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    with kept_state(model) as state:
+        assert not state.is_written()
+        for change in (
+            lambda: model[1].num_batches_tracked.add_(1),
+            lambda: setattr(model[0], 'calls', 1),
+            lambda: setattr(model[0], 'eps', 0.5),
+            lambda: delattr(model[1], 'momentum'),
+        ):
+            change()
+            assert state.is_written()
+            state.reset()
+            assert not state.is_written()

@@ -37,6 +37,10 @@ _ONE_AT_A_TIME = threading.RLock()
 GT_SCALES = ('original', 'input')
 
 
+def _nothing_is_written() -> bool:
+    return False
+
+
 def _nothing_to_reset() -> None:
     """Outside of :meth:`Oracle.attacked` a model is left to itself."""
 
@@ -81,6 +85,8 @@ class Oracle(ABC):
         self.classes = tuple(meta.get('classes', ()))
         # Undoes what losses wrote in the model, while it is attacked.
         self.reset: Callable[[], None] = _nothing_to_reset
+        # Whether there is anything of the kind.
+        self.is_written: Callable[[], bool] = _nothing_is_written
 
     @property
     def device(self) -> torch.device:
@@ -140,11 +146,12 @@ class Oracle(ABC):
             single_rank(),
             finished_training(),
         ):
-            self.reset = state.reset
+            self.reset, self.is_written = state.reset, state.is_written
             try:
                 yield
             finally:
                 self.reset = _nothing_to_reset
+                self.is_written = _nothing_is_written
 
     @abstractmethod
     def at_input_scale(self, sample: Any) -> Any:

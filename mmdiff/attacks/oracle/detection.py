@@ -40,6 +40,7 @@ from .ground_truth import to_input_scale
 from .kinds import check_inputs, check_losses
 from .question import Question
 from .reported import candidates_of
+from .shared_heads import SharedHead, SharedHeads, known_to, take
 
 
 class DetectionOracle(Oracle):
@@ -57,6 +58,7 @@ class DetectionOracle(Oracle):
 
     task = 'detection'
     training = True
+    _heads: SharedHeads | None = None
 
     @property
     def proposals_move(self) -> bool:
@@ -151,23 +153,34 @@ class DetectionOracle(Oracle):
         inputs = batch['inputs']
         extract_feat = getattr(self.model, 'extract_feat', None)
         features = None if extract_feat is None else extract_feat(inputs)
+        heads = self._shared_heads(features, len(inputs))
         goal, values = OBJECTIVES[objective], []
         for i, (sample, seed) in enumerate(zip(batch['data_samples'], seeds)):
             image = inputs[i : i + 1]
             seed_all(seed)
             with ExitStack() as stack:
                 if features is not None:
-                    stack.enter_context(self._known(image, _take(features, i)))
+                    own = take(features, i)
+                    stack.enter_context(self._known(image, own))
+                    stack.enter_context(known_to(heads, i, own))
                 if 'proposals' in sample:
                     stack.enter_context(self._given(sample.proposals))
                 losses = self._loss(image, sample, objective)
             loss = sum_losses(losses, objective)
             if goal.truth is without_objects and loss == 0 and features is not None:
-                self._refuse_if_flat(image, _take(features, i), sample, objective)
+                self._refuse_if_flat(image, take(features, i), sample, objective)
             # What the loss of one image leaves behind must not reach the next one.
             self.reset()
             values.append(goal.sign * loss)
         return torch.stack(values)
+
+    def _shared_heads(self, features: Any, count: int) -> list[SharedHead]:
+        """Ask heads that see features alone once for all images."""
+        if features is None:
+            return []
+        if self._heads is None:
+            self._heads = SharedHeads(self.model)
+        return self._heads.ask(features, count, self.is_written)
 
     def _reported(self, batch: dict, goal: DetectionObjective) -> Tensor:
         """Objectives of what is reported at test time, for the whole batch at once."""
@@ -289,12 +302,3 @@ def _has_gradient(features: Any) -> bool:
         return features.requires_grad
     values = features.values() if isinstance(features, dict) else features
     return any(_has_gradient(value) for value in values)
-
-
-def _take(features: Any, i: int) -> Any:
-    """Image ``i`` of nested batched features, as a batch of one."""
-    if isinstance(features, Tensor):
-        return features[i : i + 1]
-    if isinstance(features, dict):
-        return {key: _take(value, i) for key, value in features.items()}
-    return type(features)(_take(value, i) for value in features)
