@@ -43,3 +43,18 @@ def test_attacks_are_timed_beside_a_loop_that_makes_as_many_gradients(tmp_path):
     assert result['seconds']['yolox-nano 1']['grad_evals'] == 2
     ways = [row['PGD of'] for row in result['rows']]
     assert ways[:2] == ['loop of ten lines', 'mmdiff'] and 'ART' in ways
+
+
+@pytest.mark.slow
+def test_presets_are_compared_with_intervals(tmp_path):
+    script = FOLDER / 'attack_strength.py'
+    flags = ['--detectors', 'fcos@4', '--num-images', '2', '--steps', '1']
+    folders = ['--work-dir', str(tmp_path / 'work'), '--out', str(tmp_path / 'out')]
+    command = [sys.executable, str(script), *flags, *folders]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (tmp_path / 'out' / 'strength.md').read_text()
+    rows = [line for line in page.splitlines() if line.startswith('| ')]
+    assert 'fcos, 4/255' in rows[0] and len(rows) == 13
+    assert all(']' in row for row in rows[1:])
+    assert '**worst case, version 0.1**' in page
