@@ -1,6 +1,7 @@
 """Probes on small models, sound and with one thing broken."""
 
 import copy
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ from conftest import NUM_CLASSES
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 
-from mmdiff.attacks import PGD, oracle_of
+from mmdiff import OBJECTIVES
+from mmdiff.attacks import PGD, DetectionObjective, oracle_of
 from mmdiff.attacks.probes import (
     ModelProbe,
     ObjectiveProbe,
@@ -214,6 +216,30 @@ def test_a_blocked_gradient_is_counted(detector, batch):
     detector.neck.forward = torch.no_grad()(detector.neck.forward)
     _, gradient, _ = ask(detector, batch)
     assert gradient.best_agreement in (None, 0) and gradient.images == 1
+
+
+@OBJECTIVES.register_module(force=True)
+@dataclass
+class OfFewObjects(DetectionObjective):
+    """Large, and all but constant on an image with one object."""
+
+    def __call__(self, candidates, truth):
+        changes = candidates.log_odds.mean()
+        return changes if len(truth.boxes) > 1 else 30 + 1e-7 * changes
+
+
+def test_an_objective_that_rounding_hides_on_one_image_is_told_by_others(
+    detector, batch
+):
+    """As `detections` is where no candidate is on an object."""
+    flat = copy.deepcopy(batch)
+    flat['data_samples'][0].set_metainfo(dict(img_id=1))
+    objects = flat['data_samples'][0].gt_instances
+    flat['data_samples'][0].gt_instances = objects[:1]
+    both = {key: batch[key] + flat[key] for key in batch}
+    objective = dict(type='OfFewObjects')
+    assert ask(detector, both, objective)[1].best_agreement > 0.97
+    assert ask(detector, flat, objective)[1].best_agreement is None
 
 
 def test_the_luck_of_noise_is_measured(detector, batch):

@@ -26,6 +26,8 @@ CELLS = (8, 40, 8, 40, 8, 40)
 # by predictions, say) spoils large differences most, rounding of float32 or of pixels
 # small ones.
 SIZES = (0.1, 0.5, 2.0)
+# Changes of a number by less, as a share of it, are rounding of float32.
+ROUNDING = 100 * torch.finfo(torch.float32).eps
 # A part whose own differences at several sizes agree less jumps.
 STEADY = 0.9
 # Name of the slopes of the objective itself, beside those of parts.
@@ -77,6 +79,7 @@ class _Slopes:
         self.question, self.parts = question, parts
         self.seed = question.seed_of(question.group.ids[0], 'probe')
         self.shapes: dict[str, list] = {}
+        self.values: dict[str, float] = {}
 
     def measure(self, probe: ObjectiveProbe) -> dict[str, Tensor]:
         """Slopes by the gradient, then by differences of each size, (1 + S, D).
@@ -99,7 +102,21 @@ class _Slopes:
         probe.grad_gap = max(probe.grad_gap, relative_gap(on, off))
         probe.repeat_gap = max(probe.repeat_gap, relative_gap(again, off))
         whole = {k: v for k, v in slopes.items() if len(v) == 1 + len(SIZES)}
-        return {k: torch.stack(v) for k, v in whole.items() if self.shapes.get(k) != []}
+        return {
+            name: self._told(name, torch.stack(of_part))
+            for name, of_part in whole.items()
+            if self.shapes.get(name) != []
+        }
+
+    def _told(self, name: str, slopes: Tensor) -> Tensor:
+        """Leave out differences of a number that changes by no more than rounding.
+
+        So does an objective on objects that no candidate is on: a large constant.
+        """
+        changes = 2 * slopes[1:] * torch.tensor(SIZES)[:, None]
+        if changes.abs().max() < ROUNDING * abs(self.values[name]):
+            slopes[1:] = 0
+        return slopes
 
     def _ask(self, x: Tensor) -> dict[str, Tensor]:
         """Objective and sums at an image, without gradients."""
@@ -144,6 +161,7 @@ class _Slopes:
         sums, self.shapes = self.parts.take()
         slopes = {}
         for name, value in {**sums, WHOLE: loss.sum()}.items():
+            self.values[name] = float(value.detach())
             grad = torch.zeros_like(x)
             if value.requires_grad:
                 (taken,) = torch.autograd.grad(
@@ -161,8 +179,9 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
         if any(name not in image for image in by_image):
             continue
         slopes = torch.stack([image[name] for image in by_image], 1)  # (1 + S, N, D)
-        # The same for all images, or of no number: it says nothing.
-        if not torch.isfinite(slopes).all() or not slopes[1:].any():
+        # What is the same for all changes, or no number, says nothing.
+        slopes = slopes[:, slopes[1:].any(dim=2).any(dim=0)]
+        if not torch.isfinite(slopes).all() or not slopes.numel():
             continue
         steadiness = best_agreement(slopes[1:])
         if name.startswith(FEATURES):
