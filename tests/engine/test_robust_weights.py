@@ -312,6 +312,24 @@ def test_a_config_with_another_preprocessor_or_backbone_is_refused(tmp_path):
         convert(dict(backbone, depth=34), **RGB, bgr_to_rgb=True)
 
 
+def test_an_adversarial_training_starts_from_the_weights(tmp_path):
+    network, out = small_resnet(), tmp_path / 'out.pth'
+    torch.save(madry(network), tmp_path / 'x.ckpt')
+    done = convert_resnet(tmp_path / 'x.ckpt', out)
+    init = dict(type='Pretrained', checkpoint=str(out), prefix='backbone.')
+    backbone = dict(done.backbone, init_cfg=init)
+    model = dict(
+        type='mmdiff.AdversarialModel',
+        model=detector_of(backbone, **RGB, bgr_to_rgb=True)['model'],
+        attack=dict(type='mmdiff.PGD', eps=4),
+    )
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = MODELS.build(model)
+    model.init_weights()
+    for name, value in model.deployed.backbone.state_dict().items():
+        assert value.equal(network.state_dict()[name]), name
+
+
 def test_configs_that_start_from_robust_weights_say_what_these_expect():
     for name, mean in (('r50', RGB['mean']), ('convnext-t', [0] * 3)):
         file = f'faster-rcnn_{name}-robust_fpn_free-at_8xb2-6e_coco.py'
