@@ -27,6 +27,12 @@ class Choice:
     agreed: np.ndarray
     kept: np.ndarray
 
+    def counts(self) -> dict[str, list[int]]:
+        """Numbers of images of each class, by name."""
+        return {
+            name: getattr(self, name).tolist() for name in ('drawn', 'agreed', 'kept')
+        }
+
     def balance(self) -> str:
         """How even the classes are, in a sentence."""
         fewest, most = self.kept.min(), self.kept.max()
@@ -62,7 +68,7 @@ def choose(
 
     Example:
         >>> labels, predicted = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
-        >>> choice = choose(labels, predicted, np.array([0.5, 0.9, 1.0, 0.7]), 0.5, 2)
+        >>> choice = choose(labels, predicted, np.array([0.5, 0.9, 1.0, 0.7]), 0.4, 2)
         >>> choice.indices.tolist(), choice.agreed.tolist()
         ([1, 3], [2, 1])
     """

@@ -54,11 +54,7 @@ def filter_images(
         ValueError: If arguments do not go together, or nothing is kept of a class.
     """
     source, out = Path(source).expanduser(), Path(out).expanduser()
-    check_share(keep)
-    if labels not in (None, *LABELS):
-        raise ValueError(f'labels={labels!r} must be one of {", ".join(LABELS)}.')
-    if out.exists():
-        raise FileExistsError(f'{out} exists already; remove it or give another name.')
+    _check_request(out, keep, labels)
     judge = Judge(source, config, checkpoint, device)
     labels = labels or ('prior' if judge.labelled else 'classifier')
     if labels == 'prior' and not judge.labelled:
@@ -76,9 +72,7 @@ def filter_images(
         'checkpoint': judge.asked.checkpoint,
         'keep': keep,
         'labels': labels,
-        'drawn': choice.drawn.tolist(),
-        'agreed': choice.agreed.tolist(),
-        'kept': choice.kept.tolist(),
+        **choice.counts(),
     }
     if out.suffix == '.npz':
         _pack(judge.dataset, choice, out)
@@ -87,6 +81,20 @@ def filter_images(
         _copy(judge.dataset, choice, out, account)
     shutil.rmtree(answers)
     return choice
+
+
+def _check_request(out: Path, keep: float, labels: str | None) -> None:
+    """Complain about arguments before anything is loaded.
+
+    Raises:
+        FileExistsError: If ``out`` exists.
+        ValueError: If another one is wrong.
+    """
+    check_share(keep)
+    if labels not in (None, *LABELS):
+        raise ValueError(f'labels={labels!r} must be one of {", ".join(LABELS)}.')
+    if out.exists():
+        raise FileExistsError(f'{out} exists already; remove it or give another name.')
 
 
 def _pixels(dataset: GeneratedDataset, number: int) -> np.ndarray:
