@@ -1,4 +1,8 @@
-"""Convert a published checkpoint (ADM, EDM) to a folder that a config can name."""
+"""Convert a published checkpoint to what a config can name.
+
+Priors (adm, edm) become folders, robust ImageNet backbones (robust-resnet,
+robust-convnext) and detectors (oddefense) become checkpoints of mm models.
+"""
 
 import argparse
 import sys
@@ -38,6 +42,7 @@ def parse_args() -> argparse.Namespace:
     edm.add_argument(
         '--config', metavar='FILE.json', help='arguments of EDMPrecond, by name'
     )
+    add_robust(kinds)
     args = parser.parse_args()
     if args.kind == 'edm':
         if (args.state_dict is None) != (args.config is None):
@@ -47,6 +52,80 @@ def parse_args() -> argparse.Namespace:
         *pickle, args.out = args.paths
         args.source = args.state_dict or pickle[0]
     return args
+
+
+def add_robust(kinds: argparse._SubParsersAction) -> None:
+    """Add the commands for weights of adversarial training."""
+    known = {
+        'robust-resnet': 'a ResNet of MadryLab (Salman et al. 2020) or ARES',
+        'robust-convnext': 'a ConvNeXt of Singh et al. (2023) or ARES',
+    }
+    for name, what in known.items():
+        kind = kinds.add_parser(name, help=what)
+        kind.add_argument('source', metavar='FILE', help='the published file')
+        kind.add_argument('out', metavar='OUT', help='FILE.pth to write')
+        kind.add_argument(
+            '--normalization',
+            metavar='NAME',
+            help='imagenet or none, of files that do not say how images are normalised',
+        )
+        kind.add_argument(
+            '--key', metavar='NAME', help='which of several sets of weights in FILE'
+        )
+        kind.add_argument(
+            '--config',
+            metavar='CONFIG',
+            help='config that is to start from the weights, to be compared with them',
+        )
+    detector = kinds.add_parser(
+        'oddefense', help='a detector of oddefense (mmdet 2), for mmdet 3'
+    )
+    detector.add_argument('source', metavar='FILE', help='the published file')
+    detector.add_argument('config', metavar='CONFIG', help='its config for mmdet 3')
+    detector.add_argument('out', metavar='OUT', help='FILE.pth to write')
+
+
+def convert_robust(args: argparse.Namespace) -> None:
+    """Convert weights of adversarial training, and print what a config needs."""
+    # Not above: priors are converted without waiting for mm packages.
+    from mmdiff.engine import robust_weights
+
+    if args.kind == 'oddefense':
+        done = robust_weights.convert_detector(args.source, args.config, args.out)
+        print(f'{args.out}: {done.origin}, {len(done.state)} tensors.')
+        print(f'Next: python tools/test.py {args.config} {args.out} --attack quick')
+        return
+    convert = {
+        'robust-resnet': robust_weights.convert_resnet,
+        'robust-convnext': robust_weights.convert_convnext,
+    }[args.kind]
+    done = convert(args.source, args.out, args.normalization, args.key, args.config)
+    head = 'with' if done.has_head else 'without'
+    print(
+        f'{args.out}: {done.origin}, {len(done.state)} tensors, {head} a head. It '
+        f'expects {done.preprocessing} of 0..255:'
+    )
+    for name, classifies in (('classifier', True), ('detector', False)):
+        settings = done.preprocessing.config(classifies)
+        print(f'  {name}: data_preprocessor={as_call(settings)}')
+    if done.anew:
+        print(f'Not among them, and trained anew: {", ".join(done.anew)}.')
+    init = {'type': 'Pretrained', 'checkpoint': args.out, 'prefix': 'backbone.'}
+    print(f'Next: backbone={as_call({**done.backbone, "init_cfg": init})}')
+
+
+def as_call(settings: dict) -> str:
+    """Settings as configs write them.
+
+    Example:
+        >>> as_call({'type': 'ResNet', 'arch': {'depths': [1, 2]}})
+        "dict(type='ResNet', arch=dict(depths=[1, 2]))"
+    """
+    parts = []
+    for key, value in settings.items():
+        text = as_call(value) if isinstance(value, dict) else repr(value)
+        parts.append(f'{key}={text}')
+    return f'dict({", ".join(parts)})'
 
 
 def describe(out: str) -> None:
@@ -69,6 +148,9 @@ def describe(out: str) -> None:
 def main() -> None:
     args = parse_args()
     try:
+        if args.kind not in ('adm', 'edm'):
+            convert_robust(args)
+            return
         if args.kind == 'adm':
             preset = convert_adm(args.source, args.out, args.preset, args.config)
             print(f'Converted as {preset}.')

@@ -34,6 +34,8 @@ class GeneratedDataset(BaseDataset):
         channel_order: ``'bgr'``, as mm packages load files; ``'rgb'`` beside datasets
             with pixels of their own, as mmpretrain's CIFAR10.
         metainfo: With ``classes``, if they have names.
+        unlabelled: Take images without labels as well, as of the class -1: for
+            ``tools/filter_images.py``, which labels them.
 
     Raises:
         FileNotFoundError: If there is no such folder or file.
@@ -46,8 +48,10 @@ class GeneratedDataset(BaseDataset):
         pipeline: Sequence = (),
         channel_order: str = 'bgr',
         metainfo: dict | None = None,
+        unlabelled: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.unlabelled = unlabelled
         if channel_order not in ORDERS:
             raise ValueError(
                 f'channel_order={channel_order!r} must be one of {ORDERS}.'
@@ -67,15 +71,22 @@ class GeneratedDataset(BaseDataset):
         root = Path(self.data_root).expanduser()
         if not root.exists():
             raise FileNotFoundError(f'There are no images at {root}; {ADVICE}.')
-        items = self._packed(root) if root.suffix == '.npz' else _in_folders(root)
+        if root.suffix == '.npz':
+            items = self._packed(root)
+        else:
+            items = _in_folders(root, self.unlabelled)
         if not items:
             raise ValueError(f'{root} has no image in a folder of a class; {ADVICE}.')
         self._check_labels(items, root)
         return items
 
+    def listed(self, idx: int) -> dict:
+        """Return what is known of one image without its pixels."""
+        return super().get_data_info(idx)
+
     def get_data_info(self, idx: int) -> dict:
         """Return one image, (H, W, 3) uint8, its class and its sizes."""
-        info = super().get_data_info(idx)
+        info = self.listed(idx)
         if self.images is None:
             image = mmcv.imread(info['img_path'], channel_order=self.channel_order)
         else:
@@ -86,10 +97,14 @@ class GeneratedDataset(BaseDataset):
 
     def _packed(self, path: Path) -> list[dict]:
         """List what is in an ``.npz``, and keep its pixels."""
+        needed = {'image'} if self.unlabelled else {'image', 'label'}
         with np.load(path) as file:  # no pickles
-            if not {'image', 'label'} <= set(file.files):
+            if not needed <= set(file.files):
                 raise ValueError(f'{path} has no image and label; {ADVICE}.')
-            self.images, labels = file['image'], file['label'].tolist()
+            self.images = file['image']
+            labels = [-1] * len(self.images)
+            if 'label' in file.files:
+                labels = file['label'].tolist()
         return [
             {'img_path': f'{path}#{i}', 'number': i, 'gt_label': label}
             for i, label in enumerate(labels)
@@ -110,14 +125,17 @@ class GeneratedDataset(BaseDataset):
             )
 
 
-def _in_folders(root: Path) -> list[dict]:
+def _in_folders(root: Path, unlabelled: bool) -> list[dict]:
     """List the images in folders whose names are numbers of classes.
 
     Raises:
         ValueError: If there are images outside of such folders.
     """
     folders = [path for path in root.iterdir() if path.is_dir() and path.name.isdigit()]
-    if any(root.glob('*.png')):
+    outside = sorted(root.glob('*.png'))
+    if outside and unlabelled and not folders:
+        return [{'img_path': str(path), 'gt_label': -1} for path in outside]
+    if outside:
         raise ValueError(f'The images in {root} have no labels; {ADVICE}.')
     return [
         {'img_path': str(path), 'gt_label': int(folder.name)}

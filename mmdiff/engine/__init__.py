@@ -10,10 +10,14 @@ from .loops import RobustTestLoop
 
 _EXPORTS = {
     'attack_configs': 'presets',
+    'convert_convnext': 'robust_weights',
+    'convert_detector': 'robust_weights',
+    'convert_resnet': 'robust_weights',
     'draw_grid': 'gallery',
     'evaluate_corruptions': 'corruptions',
     'export_prior': 'export',
     'export_weights': 'bare_weights',
+    'filter_images': 'image_filter',
     'ground_truth_scale': 'ground_truth',
     'protocol_of': 'presets',
 }

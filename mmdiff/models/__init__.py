@@ -37,18 +37,20 @@ __all__ = [
 ]
 
 try:
+    from .backbones.conv_stem_convnext import ConvStemConvNeXt  # noqa: F401
     from .classifiers import (  # noqa: F401
         DiffusionClassifier,
         SmoothedClassifier,
     )
     from .heads import AttentionClsHead, PooledLinearClsHead  # noqa: F401
 except ImportError:
-    # Without mmpretrain, or what it imports, there are no classifiers: detectors do
-    # without.
+    # Without mmpretrain, or what it imports, there are no classifiers and none of its
+    # backbones: detectors do without.
     pass
 else:
     __all__ += [
         'AttentionClsHead',
+        'ConvStemConvNeXt',
         'DiffusionClassifier',
         'PooledLinearClsHead',
         'SmoothedClassifier',

@@ -1,5 +1,6 @@
 """Configs that the package carries, and where a config's results go."""
 
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,9 +33,38 @@ def mistakes_in_a_sentence() -> Iterator[None]:
     except (FileNotFoundError, ValueError):
         raise
     except MISTAKES as error:
-        # str() of a KeyError is the repr of its text.
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        raise ValueError(' '.join(str(text).split())) from error
+        raise ValueError(in_a_sentence(error)) from error
+
+
+def in_a_sentence(error: Exception) -> str:
+    """Text of an error in one line."""
+    # str() of a KeyError is the repr of its text.
+    text = error.args[0] if isinstance(error, KeyError) and error.args else error
+    return ' '.join(str(text).split())
+
+
+def is_mistake(error: Exception) -> bool:
+    """Whether an error of a run says what is wrong with what a user gave.
+
+    For scripts that build and run in one go: a missing file, what is raised while a
+    registry builds a part of a config, and what a module of this package refuses by a
+    ValueError of its own. Anything else is a fault, whose traceback is wanted.
+
+    Example:
+        >>> try:
+        ...     config_path('nowhere.py')
+        ... except OSError as error:
+        ...     is_mistake(error)
+        True
+    """
+    if isinstance(error, FileNotFoundError):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    if any(frame.name == 'build_from_cfg' for frame in frames):
+        return isinstance(error, MISTAKES)
+    ours = Path(__file__).resolve().parents[1]
+    last = Path(frames[-1].filename).resolve() if frames else Path()
+    return isinstance(error, ValueError) and ours in last.parents
 
 
 def config_path(name: str) -> str:

@@ -2,8 +2,10 @@
 
 import io
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -188,3 +190,71 @@ def load_pickle(path: str | Path) -> Any:
             f'{path} cannot be read ({type(error).__name__}); it is cut short, damaged '
             'or no pickle: fetch it again.'
         ) from None
+
+
+class Unknown(Inert):
+    """Stand-in for what nobody needs: it takes whatever a pickle does to it."""
+
+    def __setitem__(self, key: Any, value: Any) -> None: ...
+
+    def add(self, item: Any) -> None:
+        """Take an item of a set."""
+
+    append = extend = add
+
+
+class InertUnpickler(pickle.Unpickler):
+    """Unpickler of torch's files: tensors and containers, and stand-ins for the rest.
+
+    Nothing that a file names is imported or called, but for :data:`ALLOWED`.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Return the stand-in for a name."""
+        return ALLOWED.get(f'{module}.{name}', Unknown)
+
+
+def load_checkpoint(path: str | Path) -> Any:
+    """Read what ``torch.save`` wrote, whatever objects lie beside the tensors in it.
+
+    Arguments of a training script, objects that dill pickled and the like come back as
+    :class:`Unknown`: nothing of them is imported or executed.
+
+    Args:
+        path: The file; tensors come back on the CPU.
+
+    Raises:
+        FileNotFoundError: If it is not there.
+        ValueError: If it cannot be read.
+    """
+    path = check_file(path)
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception:  # bytes of another kind make it raise any type
+        if _is_script(path):
+            raise ValueError(
+                f'{path} is a network of TorchScript, with code in it; give the file '
+                'of its weights, which torch.save wrote.'
+            ) from None
+    reader = SimpleNamespace(
+        Unpickler=InertUnpickler,
+        load=lambda file, **kwargs: InertUnpickler(file, **kwargs).load(),
+        __name__='inert',
+    )
+    try:
+        return torch.load(
+            path, map_location='cpu', pickle_module=reader, weights_only=False
+        )
+    except Exception as error:
+        raise ValueError(
+            f'{path} cannot be read ({type(error).__name__}); it is cut short, damaged '
+            'or no file of torch.save: fetch it again.'
+        ) from None
+
+
+def _is_script(path: Path) -> bool:
+    """Whether torch.load would hand a file to TorchScript."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith('constants.pkl') for name in archive.namelist())

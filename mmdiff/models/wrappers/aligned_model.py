@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdiff.registry import MODELS
+from mmdiff.utils.modules import training_flags
 
 from ..backbones import DiffusionUNet
 from ..losses.passes import Observer, preprocess, unobserved
@@ -140,6 +141,7 @@ class AlignedModel(TrainingWrapper):
         self._shared = SharedPrior(_build_prior(prior))
         self.alignment = self._build_alignment(alignment)
         self._target: Tensor | None = None
+        self._fits = False
 
     @property
     def prior(self) -> DiffusionUNet:
@@ -151,6 +153,7 @@ class AlignedModel(TrainingWrapper):
     ) -> dict[str, Tensor | list[Tensor]]:
         outputs = LayerOutputs(self.deployed.get_submodule(self.layer), self.level)
         target = self._target_of(batch)
+        self._check_features(batch)
         if isinstance(self.model, TrainingWrapper):
             losses = self.model.compute_losses(batch, outputs)
         else:
@@ -161,6 +164,26 @@ class AlignedModel(TrainingWrapper):
         for name in parts[0]:
             losses[name] = torch.stack([part[name] for part in parts]).mean()
         return losses
+
+    def _check_features(self, batch: dict) -> None:
+        """Complain before the first attack about features that cannot be aligned.
+
+        Known without a pass on the losses are those of backbone and neck; others are
+        checked when they come.
+
+        Raises:
+            ValueError: If the projector does not take them, or there is no such level.
+        """
+        if self._fits or self.layer.partition('.')[0] not in ('backbone', 'neck'):
+            return
+        bare = self.deployed
+        outputs = LayerOutputs(bare.get_submodule(self.layer), self.level)
+        data = preprocess(bare, batch['inputs'][:1], batch['data_samples'][:1])
+        with training_flags(bare, False), torch.no_grad(), outputs('clean'):
+            bare.extract_feat(data['inputs'])
+        for features in outputs.features.values():
+            self.alignment.check_width(features)
+        self._fits = True
 
     def _align(
         self, outputs: LayerOutputs, side: str, target: Tensor, batch: dict
