@@ -58,10 +58,10 @@ def images(root, name='images'):
 
 
 def config(data, model=ADVERSARIAL, **settings):
-    """A training of one epoch, and its validation."""
+    """A training of one epoch, and its validation; settings replace what is here."""
     sampler = dict(type='DefaultSampler', shuffle=True)
     loader = dict(batch_size=4, num_workers=0, sampler=sampler)
-    return dict(
+    given = dict(
         default_scope='mmpretrain',
         custom_imports=dict(imports=['mmdiff'], allow_failed_imports=False),
         model=model,
@@ -72,20 +72,26 @@ def config(data, model=ADVERSARIAL, **settings):
         val_evaluator=dict(type='Accuracy', topk=(1,)),
         optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01)),
         randomness=dict(seed=0),
-        **settings,
     )
+    return {**given, **settings}
 
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
     """Run the tool on a config, and return what it says when it stops."""
 
-    def run(cfg):
+    def run(cfg, *flags):
         # Else by the second: two runs within one would share their scope.
         cfg['experiment_name'] = str(tmp_path)
         file = tmp_path / 'cfg.py'
         file.write_text('\n'.join(f'{key} = {value!r}' for key, value in cfg.items()))
-        arguments = ['train.py', str(file), '--work-dir', str(tmp_path / 'work')]
+        arguments = [
+            'train.py',
+            str(file),
+            '--work-dir',
+            str(tmp_path / 'work'),
+            *flags,
+        ]
         monkeypatch.setattr(sys, 'argv', arguments)
         runpy.run_path(str(TRAIN), run_name='__main__')
 
@@ -188,3 +194,31 @@ def test_a_fault_keeps_its_traceback(train, data, monkeypatch):
     monkeypatch.setattr(MadryLoss, 'forward', lambda *args, **kwargs: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(config(data))
+
+
+@pytest.mark.parametrize('flags', [['--resume'], ['--resume', 'auto']])
+def test_resume_without_anything_to_resume_starts_from_the_weights(
+    train, data, tmp_path, flags, capsys
+):
+    """mmengine alone would forget load_from, and train from random weights."""
+    import torch
+
+    still = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.0))
+    train(config(data, optim_wrapper=still))
+    first = tmp_path / 'work' / 'epoch_1.pth'
+    weights = tmp_path / 'weights.pth'
+    first.rename(weights)
+    (tmp_path / 'work' / 'last_checkpoint').unlink()
+    cfg = config(data, load_from=str(weights), optim_wrapper=still)
+    cfg.update(randomness=dict(seed=1), train_cfg=dict(by_epoch=True, max_epochs=2))
+    train(cfg, *flags)
+    assert 'nothing to resume' in capsys.readouterr().out
+    name = 'head.fc.weight'
+    before = torch.load(weights, weights_only=False)['state_dict'][name]
+    after = torch.load(tmp_path / 'work' / 'epoch_2.pth', weights_only=False)
+    assert torch.equal(after['state_dict'][name], before)
+    # Now there is something.
+    cfg['train_cfg'] = dict(by_epoch=True, max_epochs=3)
+    train(cfg, *flags)
+    assert 'nothing to resume' not in capsys.readouterr().out
+    assert (tmp_path / 'work' / 'epoch_3.pth').is_file()
