@@ -154,3 +154,11 @@ class CountTable:
         best = highest_to_come(np.take_along_axis(precision, order, 1))
         area = (np.diff(recall, axis=1, prepend=0) * best).sum(1)
         return np.where(objects[:, 0] > 0, area, np.nan)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Arrays by name."""
+        return {
+            'true': self.true,
+            'reported': self.reported,
+            'objects': self.objects,
+        }

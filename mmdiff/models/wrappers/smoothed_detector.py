@@ -99,7 +99,7 @@ class SmoothedDetector(BaseModel):
         >>> cfg = get_config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py').model
         >>> cfg.backbone.init_cfg = None
         >>> cfg = dict(cfg, _scope_='mmdet')
-        >>> self = SmoothedDetector(cfg, sigma=0.1, num_copies=30, radii=[0.05]).eval()
+        >>> self = SmoothedDetector(cfg, sigma=0.1, num_copies=15, radii=[0.01]).eval()
         >>> sample = DetDataSample(metainfo=dict(img_shape=(64, 64),
         ...     ori_shape=(64, 64), scale_factor=(1.0, 1.0)))
         >>> image = torch.zeros(3, 64, 64, dtype=torch.uint8)
