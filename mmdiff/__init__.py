@@ -20,6 +20,7 @@ _EXPORTS = {
     'DiffusionClassifier': 'models',
     'DiffusionModel': 'diffusion',
     'PurifiedModel': 'models',
+    'SmoothedDetector': 'models',
     'config_path': 'utils.configs',
 }
 _PACKAGES = (

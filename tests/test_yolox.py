@@ -55,11 +55,39 @@ def test_its_config_with_a_shield_is_attacked_and_takes_the_same_weights(shielde
     assert result.stats.changed == 1 and not result.stats.zero_grads
 
 
-def test_mmdets_inferencer_runs_behind_a_shield(shielded):
+@pytest.fixture
+def smoothed():
+    """The config with median smoothing, on a prior that is quick to run."""
+    cfg = Config.fromfile(CONFIG.with_name('yolox-nano_median-smoothing_voc07.py'))
+    assert cfg.model.purifier.model.source == 'data/priors/voc128_patch4'
+    cfg.model.purifier = dict(
+        type='mmdiff.OneStepDenoiser', model=TINY_UNET, timestep=45
+    )
+    cfg.model.update(radii=[0.01], num_copies=16, state_dir=None)
+    return cfg
+
+
+def test_its_config_with_smoothing_takes_the_same_weights_and_is_not_attacked(smoothed):
+    assert task_of_config(smoothed) == 'detection'
+    assert [metric.type for metric in smoothed.test_evaluator] == [
+        'VOCMetric',
+        'mmdiff.CertifiedAP',
+    ]
+    model = MODELS.build(smoothed.model).eval()
+    bare = MODELS.build(Config.fromfile(CONFIG).model)
+    model.load_state_dict(bare.state_dict(), strict=True)
+    batch = batch_of([(3, 64, 64)], (2,))
+    with pytest.raises(ValueError, match='attack the detector in it'):
+        run(PGD(eps=8, steps=1, objective='detections'), model, batch)
+
+
+@pytest.mark.parametrize('wrapper', ['shielded', 'smoothed'])
+def test_mmdets_inferencer_runs_behind_a_shield(wrapper, request):
     from mmdet.apis import DetInferencer
 
-    shielded.test_dataloader.dataset.pipeline[1].scale = (64, 64)
-    inferencer = DetInferencer(shielded, weights=None, device='cpu')
+    cfg = request.getfixturevalue(wrapper)
+    cfg.test_dataloader.dataset.pipeline[1].scale = (64, 64)
+    inferencer = DetInferencer(cfg, weights=None, device='cpu')
     image = np.zeros((60, 50, 3), np.uint8)
     results = inferencer(image, no_save_vis=True, pred_score_thr=0.0)
     assert set(results['predictions'][0]) >= {'bboxes', 'labels', 'scores'}

@@ -15,6 +15,7 @@ from .wrappers import (
     AlignedModel,
     PurifiedModel,
     ReplayedDataParallel,
+    SmoothedDetector,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     'PurifiedModel',
     'ReplayedDataParallel',
     'RepresentationAlignmentLoss',
+    'SmoothedDetector',
     'TRADESLoss',
 ]
 

@@ -52,7 +52,13 @@ def test_abstentions_and_mistakes_are_not_right_at_any_radius():
     metrics = metric.evaluate(4)
     sure, less = (certified_radius(n, 1000, 64.0, 0.001) for n in (1000, 700))
     assert less < 100 < sure < 1000
-    assert metrics == {
+    # One and none of four images.
+    ends = [metrics.pop(f'certified/accuracy_100_{end}') for end in ('low', 'high')]
+    assert ends == pytest.approx([0.6309, 80.5880], abs=1e-3)
+    ends = [metrics.pop(f'certified/accuracy_1000_{end}') for end in ('low', 'high')]
+    assert ends == pytest.approx([0, 100 * (1 - 0.025 ** (1 / 4))])
+    shares = {k: v for k, v in metrics.items() if not k.endswith(('_low', '_high'))}
+    assert shares == {
         'certified/accuracy_0': 50.0,
         'certified/accuracy_100': 25.0,
         'certified/accuracy_1000': 0.0,

@@ -7,9 +7,13 @@ from torch import nn
 from ..errors import NotApplicable
 from ..objectives.detection import named_classes
 
-# Classes of mmdet by what attacks cannot change in them.
+# Classes by why attacks cannot change what they tell.
 NOT_ATTACKED = {
     'BaseReID': 'compares images of persons, and has no boxes or classes to get wrong',
+    'SmoothedDetector': (
+        'takes medians over sorted boxes, which have no gradient, and its certificates '
+        'hold under every attack within their radii (attack the detector in it)'
+    ),
     'CLRNet': 'detects lines, and attacks are on boxes and classes',
 }
 

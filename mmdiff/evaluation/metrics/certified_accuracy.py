@@ -29,6 +29,26 @@ def lower_bound(successes: int, trials: int, alpha: float) -> float:
     return float(beta.ppf(alpha, successes, trials - successes + 1))
 
 
+def share_interval(
+    successes: int, trials: int, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the confidence interval of a share (Clopper and Pearson 1934).
+
+    Args:
+        successes: Number of successes.
+        trials: Number of trials.
+        level: Probability that the true share lies inside, at least.
+
+    Example:
+        >>> low, high = share_interval(0, 100)
+        >>> low, round(high, 3)
+        (0.0, 0.036)
+    """
+    tail = (1 - level) / 2
+    low = lower_bound(successes, trials, tail)
+    return low, 1 - lower_bound(trials - successes, trials, tail)
+
+
 def certified_radius(votes: int, copies: int, sigma: float, alpha: float) -> float:
     """Return the L2 radius within which a smoothed prediction cannot change.
 
@@ -53,7 +73,8 @@ class CertifiedAccuracy(BaseMetric):
     """Share of images that are right whatever changes them within an L2 radius.
 
     It takes what :class:`SmoothedClassifier` predicts. Each certificate holds with a
-    probability of at least ``1 - alpha``.
+    probability of at least ``1 - alpha``. The ends ``_low`` and ``_high`` of a share
+    are its 95 % interval over images (Clopper and Pearson 1934).
 
     Args:
         radii: L2 radii in pixel units: over all values of an image, of 0..255.
@@ -67,7 +88,9 @@ class CertifiedAccuracy(BaseMetric):
         >>> votes = dict(smoothed_label=1, votes=100, copies=100, noise_sigma=64.0)
         >>> metric.process(None, [dict(gt_label=1, **votes)])
         >>> {name: round(value, 2) for name, value in metric.evaluate(1).items()}
-        {'certified/accuracy_32': 100.0, 'certified/abstained': 0.0,
+        {'certified/accuracy_32': 100.0, 'certified/accuracy_32_low': 2.5,
+         'certified/accuracy_32_high': 100.0, 'certified/abstained': 0.0,
+         'certified/abstained_low': 0.0, 'certified/abstained_high': 97.5,
          'certified/mean_radius': 96.03}
     """
 
@@ -112,7 +135,18 @@ class CertifiedAccuracy(BaseMetric):
         for radius in self.radii:
             # At 0, too, an abstention is not right.
             kept = sum(right and r > 0 and r >= radius for r, right in results)
-            metrics[f'accuracy_{radius:g}'] = 100 * kept / count
-        metrics['abstained'] = 100 * sum(r == 0 for r, _ in results) / count
+            metrics.update(_percentage(f'accuracy_{radius:g}', kept, count))
+        abstained = sum(r == 0 for r, _ in results)
+        metrics.update(_percentage('abstained', abstained, count))
         metrics['mean_radius'] = sum(r for r, right in results if right) / count
         return metrics
+
+
+def _percentage(name: str, successes: int, trials: int) -> dict[str, float]:
+    """Percentage of a share with its interval."""
+    low, high = share_interval(successes, trials)
+    return {
+        name: 100 * successes / trials,
+        f'{name}_low': 100 * low,
+        f'{name}_high': 100 * high,
+    }

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mmdiff.diffusion.levels import equivalent_sigma
 from mmdiff.registry import MODELS
 
 from ..priors import chosen_time
-from .base import Purifier
+from .base import Purifier, continue_to
 
 
 @MODELS.register_module()
@@ -58,3 +59,33 @@ class OneStepDenoiser(Purifier):
         x0 = prior.encode(x)
         x_t = prior.add_noise(x0, self.time, self.draw(x0, 0, sample))
         return prior.decode(prior.predict_x0(x_t, self.time, self.classes(x0)))
+
+    @property
+    def noise_level(self) -> float:
+        """The noise that it removes, ``sigma_t / alpha_t``, of images in [-1, 1]."""
+        return equivalent_sigma(self.prior, self.time)
+
+    def remove_noise(self, noisy: Tensor) -> Tensor:
+        """Estimate images from what others added the noise to.
+
+        Nothing is drawn: :meth:`forward` without its noise.
+
+        Args:
+            noisy: Images plus noise of the standard deviation :attr:`noise_level`,
+                (N, 3, H, W), RGB, about in [-1, 1]; of any size, continued as in
+                :meth:`forward`.
+
+        Returns:
+            Images like ``noisy``, clipped to [-1, 1].
+
+        Raises:
+            ValueError: If the images are too small to be continued to the stride, or
+                are not in colour.
+        """
+        height, width = noisy.shape[-2:]
+        x = continue_to(noisy, self.prior.total_stride)
+        self.prior.check_images(x)
+        alpha, _ = self.prior.signal_and_noise(self.time, x)
+        x_t = (alpha * x).to(x.dtype)
+        x0 = self.prior.predict_x0(x_t, self.time, self.classes(x))
+        return x0.clamp(-1, 1)[..., :height, :width]

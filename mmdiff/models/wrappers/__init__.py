@@ -4,10 +4,12 @@ from .adversarial_model import AdversarialModel
 from .aligned_model import AlignedModel
 from .data_parallel import ReplayedDataParallel
 from .purified_model import PurifiedModel
+from .smoothed_detector import SmoothedDetector
 
 __all__ = [
     'AdversarialModel',
     'AlignedModel',
     'PurifiedModel',
     'ReplayedDataParallel',
+    'SmoothedDetector',
 ]

@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
-from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.model import BaseModel
 from torch import Tensor, nn
 
 from mmdiff.registry import MODELS
 
 from ..purifiers import Purifier
+from .inner_model import build_inner
 from .inner_weights import keep_inner_weights
 from .shielded_preprocessor import CHANNEL_ORDERS, ShieldedPreprocessor
 
@@ -168,40 +169,6 @@ class PurifiedModel(BaseModel):
         for sample, score, label in zip(data_samples, scores, labels):
             sample.set_pred_score(score).set_pred_label(label.view(1))
         return list(data_samples)
-
-
-def build_inner(model: nn.Module | dict, data_preprocessor: dict | None) -> nn.Module:
-    """Build the model that is to stand behind a shield.
-
-    Args:
-        model: The model, or its config.
-        data_preprocessor: Its preprocessor, if its config has none.
-
-    Raises:
-        ValueError: For test-time augmentation, or a model behind a shield already.
-        TypeError: If it is no model of mmengine.
-    """
-    if not isinstance(model, nn.Module):
-        model = dict(model)
-        if data_preprocessor is not None:
-            model.setdefault('data_preprocessor', data_preprocessor)
-        model = MODELS.build(model)
-    if isinstance(model, BaseTTAModel):
-        raise ValueError(
-            f'{type(model).__name__} augments images at test time, and a shield '
-            'purifies one image: put the shield around the model in it.'
-        )
-    if isinstance(model, PurifiedModel):
-        raise ValueError(
-            'The model is behind a shield already, and a report names one: leave one '
-            'of the two out.'
-        )
-    if not isinstance(getattr(model, 'data_preprocessor', None), nn.Module):
-        raise TypeError(
-            f'{type(model).__name__} has no data_preprocessor for a shield to stand '
-            'in front of; give a detector of mmdet or a classifier of mmpretrain.'
-        )
-    return model
 
 
 def check_samples(num_samples: int, vote: str) -> None:
