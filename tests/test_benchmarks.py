@@ -43,3 +43,13 @@ def test_attacks_are_timed_beside_a_loop_that_makes_as_many_gradients(tmp_path):
     assert result['seconds']['yolox-nano 1']['grad_evals'] == 2
     ways = [row['PGD of'] for row in result['rows']]
     assert ways[:2] == ['loop of ten lines', 'mmdiff'] and 'ART' in ways
+
+
+@pytest.mark.slow
+def test_a_diffusion_classifier_is_measured_on_its_gradient_and_its_passes(tmp_path):
+    flags = ['--prior', 'tiny', '--levels', '16', '--batch', '2', '--images', '3']
+    result = run(tmp_path, 'diffusion_classifier.py', *flags)
+    assert result['gradient']['MiB'] > 0 and result['gradient']['seconds'] > 0
+    assert result['all']['calls'] == [48] * 3 and result['all']['share'] == 1
+    assert max(result['eliminated']['calls']) <= 48
+    assert 0 < result['eliminated']['share'] <= 1 and result['truth'] == [0, 1, 2]
