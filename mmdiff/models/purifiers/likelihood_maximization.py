@@ -71,6 +71,8 @@ class LikelihoodMaximization(Purifier):
         tensor(True)
     """
 
+    steps: int
+
     def __init__(
         self,
         model: str | Path | dict,
