@@ -58,3 +58,12 @@ def test_presets_are_compared_with_intervals(tmp_path):
     assert 'fcos, 4/255' in rows[0] and len(rows) == 13
     assert all(']' in row for row in rows[1:])
     assert '**worst case, version 0.1**' in page
+
+
+def test_a_diffusion_classifier_is_measured_on_its_gradient_and_its_passes(tmp_path):
+    flags = ['--prior', 'tiny', '--levels', '16', '--batch', '2', '--images', '3']
+    result = run(tmp_path, 'diffusion_classifier.py', *flags)
+    assert result['gradient']['MiB'] > 0 and result['gradient']['seconds'] > 0
+    assert result['all']['calls'] == [48] * 3 and result['all']['share'] == 1
+    assert max(result['eliminated']['calls']) <= 48
+    assert 0 < result['eliminated']['share'] <= 1 and result['truth'] == [0, 1, 2]

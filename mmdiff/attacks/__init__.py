@@ -26,6 +26,7 @@ _EXPORTS = {
     'Perturbation': 'perturbation',
     'RandomNoise': 'random_noise',
     'Square': 'square',
+    'StAdv': 'stadv',
     'TorchAttack': 'torch_attack',
     'Universal': 'universal',
     'UniversalFit': 'universal_fit',

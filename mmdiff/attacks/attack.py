@@ -7,14 +7,14 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mmdiff.utils.seeding import mix_seed
 
-from .budget import Budget, as_number
+from .budget import BALLS, Budget, as_number
 from .masks import build_mask
 from .oracle import Frame, ImageGroup, Oracle, oracle_of
 from .result import AttackResult, AttackStats
@@ -37,7 +37,8 @@ class Attack(ABC):
     Args:
         eps: Budget in pixel units: 8 is 8/255. ``None`` is no budget, for attacks that
             have none.
-        norm: ``'linf'``, or ``'l2'`` over all pixel values of an image.
+        norm: ``'linf'``, or ``'l2'`` over all pixel values of an image; ``'flow'`` of
+            attacks that displace pixels, whose ``eps`` is how far, in pixels.
         quantize: Round the result to whole pixel values, as writing it to a file would;
             towards the clean image where rounding would leave the budget.
         mask: Where pixels may change: ``'boxes'``, ``'background'``, four numbers
@@ -47,7 +48,8 @@ class Attack(ABC):
         seed: With an image's id, decides everything random about it.
 
     Raises:
-        ValueError: For a negative ``eps``, an unknown ``norm`` or ``mask``.
+        ValueError: For a negative ``eps``, an unknown ``norm`` or ``mask``, or a
+            ``norm`` that the attack does not have.
         FileNotFoundError: If the file of a mask does not exist.
         TypeError: For a subclass with fields that is no dataclass itself, or with an
             ``__init__`` of its own.
@@ -59,6 +61,8 @@ class Attack(ABC):
     quantize: bool = False
     mask: Any = None
     seed: int = 0
+    # Norms of the budgets that the attack can have.
+    norms: ClassVar[tuple[str, ...]] = BALLS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,6 +94,11 @@ class Attack(ABC):
             self.eps = as_number(self.eps)  # of numpy or torch: reports are JSON
         self.mask = build_mask(self.mask)
         self.budget  # noqa: B018 (it is checked)
+        if self.norm not in self.norms:
+            raise ValueError(
+                f'{type(self).__name__} has budgets of norm='
+                f'{" or ".join(self.norms)}, not of {self.norm!r}.'
+            )
 
     @property
     def budget(self) -> Budget:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -176,8 +176,7 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
     ) -> tuple[list[Tensor], list[float]]:
         traces: list[Any] = []
         for x, image_id, mask in zip(group.pixels, group.ids, group.masks):
-            start = self._start(x, image_id, restart, mask)
-            traces.append(self.trace_type(x, start, start))
+            traces.append(self.begin(x, image_id, restart, mask))
         keep_best, resample = self._comparing(question)
         for step in range(self.steps):
             pixels = [trace.adv for trace in traces]
@@ -189,10 +188,11 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
         pixels = [trace.adv for trace in traces]
         losses = question.losses(pixels, restart, self.steps)
         question.stats.record_losses(self.steps, losses.sum().item())
-        if not keep_best:
-            return pixels, losses.tolist()
         for trace, loss in zip(traces, losses.tolist()):
             trace.see(loss)
+        self.settle(traces, keep_best, question.stats)
+        if not keep_best:
+            return pixels, losses.tolist()
         return [trace.best for trace in traces], [trace.best_loss for trace in traces]
 
     def _comparing(self, question: Question) -> tuple[bool, bool]:
@@ -205,6 +205,31 @@ class GradientAttack(IterativeAttack, Generic[TraceType]):
         # Sampled anew at each step, gradients serve no one sample, but objectives of
         # two steps differ by chance as well: they cannot be compared.
         return keep_best, not (fixed or keep_best)
+
+    def begin(
+        self, x: Tensor, image_id: str, restart: int, mask: Tensor | None
+    ) -> Trace:
+        """Return an image at the beginning of its way.
+
+        Args:
+            x: The clean image.
+            image_id: Its name, for what is drawn.
+            restart: Number of the restart.
+            mask: Pixels that may change, (H, W), bool; ``None``: all.
+        """
+        start = self._start(x, image_id, restart, mask)
+        return self.trace_type(x, start, start)
+
+    def settle(  # noqa: B027 (most have no more to tell)
+        self, traces: Sequence[Any], keep_best: bool, stats: AttackStats
+    ) -> None:
+        """Add to the account what is known of images at the end of their way.
+
+        Args:
+            traces: The images.
+            keep_best: Whether the best iterates are returned, or the last ones.
+            stats: The account.
+        """
 
     def _start(
         self, x: Tensor, image_id: str, restart: int, mask: Tensor | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from mmdiff.registry import ATTACKS
 
 from .attack import Attack
+from .budget import NORMS
 from .oracle import ImageGroup, Oracle
 from .result import AttackStats
 
@@ -23,6 +25,8 @@ class RandomNoise(Attack):
     Args:
         eps: Size in pixel units: every pixel value moves by ``+-eps`` (linf), or the
             image moves by ``eps`` in a random direction (l2); then clipped to 0..255.
+            With ``norm='flow'`` every pixel is displaced by ``eps`` pixels in a random
+            direction: the control of attacks that displace pixels.
         norm, quantize, mask, seed: See :class:`Attack`.
 
     Raises:
@@ -34,6 +38,7 @@ class RandomNoise(Attack):
     """
 
     eps: float | None = field(default=8, kw_only=False)
+    norms: ClassVar[tuple[str, ...]] = NORMS
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,6 +23,11 @@ class AttackStats:
             so where it fails, or where there is nothing left to do.
         max_delta: Largest change of a pixel value, in 0..255.
         max_l2: Largest L2 norm of a change.
+        max_flow: Largest displacement of a pixel, as attacks that displace tell it, of
+            any restart.
+        max_beyond: Largest distance of a pixel value from all those that displacements
+            within the budget can bring there, as a look at the images themselves shows
+            (:meth:`mmdiff.attacks.Budget.beyond`).
         pixel_min: Smallest value handed on.
         pixel_max: Largest value handed on.
         mask_empty: Images, not counted above, that a mask leaves no pixel of.
@@ -43,6 +48,8 @@ class AttackStats:
     returned_clean: int = 0
     max_delta: float = 0.0
     max_l2: float = 0.0
+    max_flow: float = 0.0
+    max_beyond: float = 0.0
     pixel_min: float = 255.0
     pixel_max: float = 0.0
     mask_empty: int = 0
@@ -86,6 +93,8 @@ class AttackStats:
         self.returned_clean += other.returned_clean
         self.max_delta = max(self.max_delta, other.max_delta)
         self.max_l2 = max(self.max_l2, other.max_l2)
+        self.max_flow = max(self.max_flow, other.max_flow)
+        self.max_beyond = max(self.max_beyond, other.max_beyond)
         self.pixel_min = min(self.pixel_min, other.pixel_min)
         self.pixel_max = max(self.pixel_max, other.pixel_max)
         self.mask_empty += other.mask_empty

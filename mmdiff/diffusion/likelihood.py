@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ def denoising_errors(
         )
 
     rows = torch.arange(count * levels, device=x.device)
-    return run_chunks(errors, x, rows, chunk_size).view(count, levels)
+    return run_chunks(model, errors, x, rows, chunk_size).view(count, levels)
 
 
 def _check_shapes(x: Tensor, t: Tensor, noise: Tensor) -> None:
@@ -108,7 +109,35 @@ def noise_errors(
     return (estimate - noise).square().flatten(1).mean(1)
 
 
+class Recomputed(torch.autograd.Function):
+    """A function of images, computed again when its gradient to them is taken.
+
+    It keeps numbers of rows and nothing else. torch's checkpoint leaves small objects
+    between the tensors that it frees, so that the heap of a CPU's process grows with
+    every chunk; but it alone knows of gradients to parameters.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, errors: Callable[[Tensor, Tensor], Tensor], x: Tensor, rows: Tensor
+    ) -> Tensor:
+        ctx.errors = errors
+        ctx.save_for_backward(x, rows)
+        return errors(x, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor, None]:
+        x, rows = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # for a gradient of this gradient
+        with torch.enable_grad():
+            x = x if again else x.detach().requires_grad_()
+            value = ctx.errors(x, rows)
+            (to_x,) = torch.autograd.grad(value, x, grad, create_graph=again)
+        return None, to_x, None
+
+
 def run_chunks(
+    model: DiffusionModel,
     errors: Callable[[Tensor, Tensor], Tensor],
     x: Tensor,
     rows: Tensor,
@@ -117,6 +146,7 @@ def run_chunks(
     """Compute rows of errors chunk by chunk; gradients compute each chunk once more.
 
     Args:
+        model: The prior that the errors are of.
         errors: Takes ``x`` and some of the rows.
         x: Images.
         rows: Numbers of noised images, (R,).
@@ -132,9 +162,11 @@ def run_chunks(
     chunks = rows.split(chunk_size)
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([errors(x, chunk) for chunk in chunks])
-    return torch.cat(
-        [checkpoint(errors, x, chunk, use_reentrant=False) for chunk in chunks]
-    )
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        return torch.cat(
+            [checkpoint(errors, x, chunk, use_reentrant=False) for chunk in chunks]
+        )
+    return torch.cat([Recomputed.apply(errors, x, chunk) for chunk in chunks])
 
 
 def check_chunk_size(chunk_size: int) -> None:
@@ -309,7 +341,8 @@ class ClassLikelihood:
             estimates = self.model.predict_noises(x_t, times, self.guidance)
             return (estimates - noise[:, None]).square().flatten(2).mean(2)
 
-        return run_chunks(errors, x, torch.arange(len(level)), self.chunk_size)
+        rows = torch.arange(len(level))
+        return run_chunks(self.model, errors, x, rows, self.chunk_size)
 
     def pair_errors(
         self, x: Tensor, draws: NoiseDraws, level: Tensor, image: Tensor, label: Tensor
@@ -330,7 +363,8 @@ class ClassLikelihood:
             noise = draws.rows(x, level[rows], image[rows])
             return noise_errors(self.model, x[images], times, noise, labels)
 
-        return run_chunks(errors, x, torch.arange(len(level)), self.chunk_size)
+        rows = torch.arange(len(level))
+        return run_chunks(self.model, errors, x, rows, self.chunk_size)
 
     def _times(self, level: Tensor, device: torch.device) -> Tensor:
         """Return the times of levels, (R,): timesteps are whole numbers."""

@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from mmdiff.attacks import TorchAttack
+from mmdiff.attacks import Attack, TorchAttack
 from mmdiff.attacks.objectives import REPORTED, check_objective
 from mmdiff.attacks.oracle import task_of
 from mmdiff.attacks.torch_names import name_on_command_line
@@ -42,6 +42,7 @@ ATTACK_NAMES: dict[str, dict[str, Any]] = {
     'mim': {'type': 'MIM'},
     'apgd': {'type': 'APGD'},
     'square': {'type': 'Square'},
+    'stadv': {'type': 'StAdv'},
     'random_noise': {'type': 'RandomNoise'},
     'noise': {'type': 'RandomNoise'},  # for short
     'vanishing': {'type': 'APGD', 'objective': 'vanishing'},
@@ -68,8 +69,10 @@ def attack_configs(
 
     Args:
         names: ``'pgd,dag'``, or a preset: ``quick``, ``standard``, ``paper_ares``, ...
-        eps: ``'2,4,8'``, in pixel units: every attack at every one of them. ``None`` is
-            that of a preset, no budget (as published) for DAG and 8 for all others.
+        eps: ``'2,4,8'``, in pixel units: every attack at every one of them; of attacks
+            that displace pixels (``stadv``), how far, and then all are to be such.
+            ``None`` is that of a preset, no budget (as published) for DAG, 1 for
+            ``stadv`` and 8 for all others.
         steps: Steps of every attack that has steps; ``None`` is its own default.
         task: Task of the model that is attacked (:func:`task_of_config`):
             ``standard`` is another one on classifiers. ``None``: detection, or any.
@@ -91,7 +94,7 @@ def attack_configs(
     settings = nested.to_dict()
     if steps is not None:
         settings['steps'] = steps
-    configs, taken = [], set()
+    configs, built, taken = [], [], set()
     _check_objective(settings.get('objective'), task)
     for attack in _chosen(names, task):
         has = _settings_of(attack)
@@ -101,8 +104,10 @@ def attack_configs(
             config = {**attack, **matching}
             if budget is not None:
                 config['eps'] = budget
-            _build(config)
+            built.append(_build(config))
             configs.append(config)
+    if eps is not None:
+        _check_one_unit(names, eps, built)
     _check_taken(names, settings, taken)
     return configs
 
@@ -207,7 +212,7 @@ def _settings_of(attack: Mapping[str, Any]) -> set[str]:
     return names if 'source' in attack else names - {'source'}
 
 
-def _build(config: Mapping[str, Any]) -> None:
+def _build(config: Mapping[str, Any]) -> Attack:
     """Build an attack, so that a mistake is told now.
 
     Raises:
@@ -219,9 +224,23 @@ def _build(config: Mapping[str, Any]) -> None:
             '--attack-options.'
         )
     try:
-        ATTACKS.build(dict(config))
+        return ATTACKS.build(dict(config))
     except TypeError as error:
         raise ValueError(f'{config["type"]}: {error}.') from None
+
+
+def _check_one_unit(names: str, eps: str, attacks: Sequence[Attack]) -> None:
+    """Complain about numbers that are of two units at once.
+
+    Raises:
+        ValueError: If some attacks displace pixels and others change their values.
+    """
+    if len({attack.budget.is_flow for attack in attacks}) > 1:
+        raise ValueError(
+            f'eps={eps} would be pixels of displacement for some of {names!r} and '
+            'pixel values (of 255) for others; run them one by one, or leave eps out '
+            '(random_noise displaces with norm=flow in --attack-options).'
+        )
 
 
 def _check_taken(

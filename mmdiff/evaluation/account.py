@@ -93,6 +93,7 @@ class Sanity:
 
     Args:
         images, max_delta, max_l2, pixel_min, pixel_max, losses: See there.
+        max_flow, max_beyond: See there, too.
         padding_changed, asked_again, misreported: See there, too.
         blocked: Images whose gradient could not be had.
         returned_clean: Images that were given back clean after an attempt.
@@ -114,6 +115,8 @@ class Sanity:
     changed_share: float = 0.0
     max_delta: float = 0.0
     max_l2: float = 0.0
+    max_flow: float = 0.0
+    max_beyond: float = 0.0
     pixel_min: float = 255.0
     pixel_max: float = 0.0
     zero_grads: int = 0

@@ -12,7 +12,8 @@ class Shield:
 
     Args:
         kind: Class of the purifier.
-        gradient: ``'exact'``, or ``'bpda'``: that of the identity in its place.
+        gradient: ``'exact'``; ``'bpda'``: that of the identity in its place; or
+            ``'surrogate'``: that of a shield with fewer steps.
         noise: ``'fixed'`` or ``'fresh'``.
         prior: Where its prior is from.
         settings: All other settings: its time, its steps.
@@ -27,6 +28,16 @@ class Shield:
     noise: str
     prior: str
     settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def instead(self) -> str:
+        """What the gradient is of in the place of the shield; empty if of itself."""
+        if self.gradient == 'exact':
+            return ''
+        if self.gradient == 'surrogate':
+            steps, of = self.settings['surrogate_steps'], self.settings['steps']
+            return f'{self.kind} in {steps} of its {of} steps'
+        return 'the identity'
 
     @property
     def sentence(self) -> str:

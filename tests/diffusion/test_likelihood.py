@@ -61,9 +61,10 @@ def test_errors_are_those_of_the_formula_at_each_time(kind):
     assert not torch.allclose(shared[1], errors[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize('frozen', [True, False])
 @pytest.mark.parametrize('kind', SOURCES)
-def test_the_gradient_is_exact_and_does_not_depend_on_chunks(kind):
-    model = build(kind)
+def test_the_gradient_is_exact_and_does_not_depend_on_chunks(kind, frozen):
+    model = build(kind).requires_grad_(not frozen)
     levels = choose_levels(model, times=times_of(kind).tolist(), weighting='log_normal')
     grads = []
     for chunk_size in (1000, 4, 1):  # the first is one graph without recomputation
@@ -78,9 +79,37 @@ def test_the_gradient_is_exact_and_does_not_depend_on_chunks(kind):
         )
 
 
+def exact_attention():
+    """Attention whose gradient has a gradient; others of torch have none."""
+    if not hasattr(torch.nn, 'attention'):
+        pytest.skip('this torch chooses no kernel of attention')
+    return torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+
+
+@pytest.mark.parametrize('frozen', [True, False])
+def test_gradients_of_gradients_and_of_parameters_do_not_depend_on_chunks(frozen):
+    """Likelihood maximisation takes the one, distillation the other."""
+    model, found = build().requires_grad_(not frozen), []
+    levels = choose_levels(model, 3)
+    for chunk_size in (1000, 4):
+        x = images().requires_grad_()
+        likelihood = ClassLikelihood(model, levels, chunk_size=chunk_size)
+        wanted = [x, *(() if frozen else model.parameters())]
+        with exact_attention():
+            logits = likelihood.class_logits(x)
+            (grad,) = torch.autograd.grad(logits[:, 1].sum(), x, create_graph=True)
+            norm = grad.square().sum()
+            found.append(torch.autograd.grad(norm, wanted, allow_unused=True))
+    assert found[0][0].abs().max() > 0
+    for whole, chunked in zip(*found):
+        scale = 0 if whole is None else whole.abs().max().item()
+        if scale > 1e-9:  # less is rounding: a shift that normalisation takes away
+            assert torch.allclose(chunked, whole, rtol=1e-2, atol=1e-3 * scale)
+
+
 @pytest.mark.parametrize('kind', SOURCES)
 def test_the_gradient_agrees_with_finite_differences(kind):
-    model = build(kind).double()
+    model = build(kind).double().requires_grad_(False)
     levels = choose_levels(model, times=times_of(kind).tolist())
     likelihood = ClassLikelihood(model, levels, chunk_size=4)
     x = images(1).double()
@@ -109,8 +138,9 @@ def test_logits_are_weighted_errors_whatever_the_batch(kind):
     assert torch.allclose(together[:, 2], total, rtol=1e-4)
 
 
-def test_memory_of_the_graph_grows_with_neither_levels_nor_classes():
-    model, x = build(), images()
+@pytest.mark.parametrize('frozen', [True, False])
+def test_memory_of_the_graph_grows_with_neither_levels_nor_classes(frozen):
+    model, x = build().requires_grad_(not frozen), images()
 
     def saved_bytes(num_levels, chunk_size=6):
         sizes = {}
@@ -152,7 +182,7 @@ def test_fixed_noise_is_shared_and_fresh_noise_follows_the_global_seed():
 
 def test_fresh_noise_is_the_same_when_a_chunk_is_computed_again():
     """Else the gradient would be of other noise than the logits."""
-    model, grads = build(), []
+    model, grads = build().requires_grad_(False), []
     levels = choose_levels(model, 3)
     for chunk_size in (1000, 4):
         torch.manual_seed(0)

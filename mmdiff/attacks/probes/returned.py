@@ -60,6 +60,8 @@ def look_at_returned(
     for name in ('max_delta', 'max_l2', 'pixel_max'):
         setattr(stats, name, max(getattr(stats, name), getattr(seen, name)))
     stats.pixel_min = min(stats.pixel_min, seen.pixel_min)
+    beyond = [attack.budget.beyond(adv, x) for x, adv in zip(clean, returned)]
+    stats.max_beyond = max([stats.max_beyond, *beyond])
     samples = batch['data_samples']
     stats.padding_changed += sum(
         leaves_image((adv - x).abs().amax(0) > 0, sample.metainfo)

@@ -244,8 +244,8 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
 
     Args:
         attack: The attack to check. Gradient attacks get all controls, attacks from
-            another model and those without steps only ``random_noise``, others
-            ``random_noise`` and ``longer``.
+            another model and those without steps only ``random_noise``, others, and
+            those that displace pixels, ``random_noise`` and ``longer``.
         num_values: Pixel values of an image, for the size of an L2 budget.
 
     Example:
@@ -268,7 +268,11 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
     size = getattr(attack, 'step_size', None)
     constant = size is not None and 'step_size' in {f.name for f in fields(attack)}
     longer = with_settings(attack, steps=steps, restarts=1)
-    if not isinstance(attack, GradientAttack):
+    if attack.budget.is_flow and constant:
+        longer = replace(longer, step_size=min(size, 2.5 * attack.eps / steps))
+    # Of displacements none is known to hide everything, and no search without gradients
+    # has such a budget.
+    if not isinstance(attack, GradientAttack) or attack.budget.is_flow:
         return {**made, 'longer': longer}
     large = max(attack.eps, LARGE * (1 if attack.norm == 'linf' else num_values**0.5))
     larger = replace(longer, eps=large)

@@ -34,11 +34,12 @@ def readme(about: Mapping[str, Any], reading: str) -> str:
         asked = 'no budget' if about['eps'] is None else f'eps {about["eps"]:g}'
         if about['mask']:
             asked += f', mask {about["mask"]}'
+        unit = 'pixels of displacement' if about['norm'] == 'flow' else 'of 255'
         lines += [
             f'{about["num_images"]} images, attacked on {about["model"]} '
             f'(config `{about["config"]}`, checkpoint `{about["checkpoint"]}`).',
             '',
-            f'- asked: {about["norm"]}, {asked} (of 255)',
+            f'- asked: {about["norm"]}, {asked} ({unit})',
             f'- on disk, against the files in `{about["clean"]}`: largest change of a '
             f'value {disk["linf_max"]:.4g} (mean of the images '
             f'{disk["linf_mean"]:.4g}), L2 norm at most {disk["l2_max"]:.5g} (mean '

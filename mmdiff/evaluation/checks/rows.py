@@ -22,6 +22,9 @@ USED_SHARE = 0.5
 # Share of images whose objective may be another than the one reported: targets that are
 # assigned by predictions may jump by rounding.
 MISREPORTED_SHARE = 0.1
+# Distance of a pixel value from those around it that is rounding, to the whole value in
+# a file at most.
+BEYOND = 0.51
 # Relative difference of an objective that is rounding.
 SAME = 1e-3
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
@@ -110,10 +113,17 @@ def _check_work(entry: Entry) -> list[Flag]:
 def _check_bounds(entry: Entry) -> list[Flag]:
     """Whether the attack stayed where it must."""
     sanity, eps, flags = entry.sanity, entry.eps, []
-    size = sanity.max_delta if entry.norm == 'linf' else sanity.max_l2
+    size = _size_of(entry)
     # float32 around 255 resolves 1.5e-5; a norm sums over many pixels.
     if eps is not None and size > eps + 1e-3 * max(1, eps):
-        text = f'{entry.name} left its budget: a change of {size:.4g}'
+        what = 'displacement' if entry.norm == 'flow' else 'change'
+        text = f'{entry.name} left its budget: a {what} of {size:.4g}'
+        flags.append(flag('left_budget', text))
+    elif sanity.max_beyond > BEYOND:
+        text = (
+            f'{entry.name} left its budget: a pixel value is {sanity.max_beyond:.4g} '
+            f'away from all those within {eps:g} pixels'
+        )
         flags.append(flag('left_budget', text))
     if sanity.padding_changed:
         text = f'{entry.name} changed the padding of {sanity.padding_changed} images'
@@ -131,6 +141,13 @@ def _check_bounds(entry: Entry) -> list[Flag]:
     return flags
 
 
+def _size_of(entry: Entry) -> float:
+    """Size of the largest change of a row, in the norm of its budget."""
+    assert entry.sanity is not None
+    sizes = {'linf': entry.sanity.max_delta, 'flow': entry.sanity.max_flow}
+    return sizes.get(entry.norm or '', entry.sanity.max_l2)
+
+
 def check_search(entry: Entry) -> list[Flag]:
     """Look for what a search along gradients did less than it should.
 
@@ -138,9 +155,9 @@ def check_search(entry: Entry) -> list[Flag]:
         entry: Row of an attack along gradients, with its ``sanity``.
     """
     sanity, eps, flags = entry.sanity, entry.eps, []
-    size = sanity.max_delta if entry.norm == 'linf' else sanity.max_l2
+    size = _size_of(entry)
     # The few pixels of a mask may have no room for an L2 norm.
-    has_room = entry.norm == 'linf' or not (entry.budget and entry.budget.mask)
+    has_room = entry.norm != 'l2' or not (entry.budget and entry.budget.mask)
     if eps and sanity.images and has_room and size < USED_SHARE * eps:
         text = (
             f'{entry.name} changed no image by more than {size:.3g}, less than half of '

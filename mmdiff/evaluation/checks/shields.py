@@ -21,10 +21,10 @@ def name_gradient(entry: Entry, shield: Shield | None) -> list[Flag]:
     if shield is None or is_blind(entry):
         return []
     entry.settings['gradient'] = shield.gradient
-    if shield.gradient == 'exact':
+    if not shield.instead:
         return []
     text = (
-        f'{entry.name} follows the gradient of the identity in the place of that of '
-        f'{shield.kind} (gradient={shield.gradient!r})'
+        f'{entry.name} follows the gradient of {shield.instead} in the place of that '
+        f'of {shield.kind} (gradient={shield.gradient!r})'
     )
     return [flag('gradient_replaced', text)]

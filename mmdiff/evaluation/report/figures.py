@@ -74,7 +74,8 @@ def draw_curve(models: Sequence[ReportModel], metric: str) -> str:
             points = [(0.0, model.clean.value)]
             points += [(entry.eps or 0.0, entry.value) for entry in entries]
             style = {**LOOKS[look], 'color': model.color, 'marker': '.'}
-            label = f'eps ({norm.capitalize()}, pixel values 0 to 255)'
+            unit = Budget(norm=norm).unit
+            label = f'eps ({norm.capitalize()}, {unit})'
             if mask:  # beside those without, it would be taken for one of them
                 label += f', mask {mask}'
             panels.setdefault(label, []).append(Line(sorted(points), style))

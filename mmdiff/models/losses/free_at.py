@@ -56,6 +56,11 @@ class FreeATLoss(AdversarialLoss):
     def check(self, model: nn.Module, attack: Any) -> None:
         if attack.eps is None:
             raise ValueError('FreeAT needs a budget; give eps of the attack in pixels.')
+        if attack.budget.is_flow:
+            raise ValueError(
+                f'FreeAT adds noise to pixel values, and {type(attack).__name__} '
+                'displaces pixels; take an attack with norm=linf or l2.'
+            )
 
     def perturb(self, attack: Any, model: nn.Module, batch: dict) -> Perturbed:
         """Add the noise as it is now to the images, which wait for a gradient."""

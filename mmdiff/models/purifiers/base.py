@@ -12,7 +12,7 @@ from mmdiff.diffusion.noise import fixed_noise
 
 from ..priors import check_condition, prior_arguments
 
-GRADIENTS = ('exact', 'bpda')
+GRADIENTS = ('exact', 'bpda', 'surrogate')
 NOISES = ('fixed', 'fresh')
 
 
@@ -31,17 +31,23 @@ class Purifier(nn.Module, ABC):
             was computed. ``'bpda'``: the slope is said to be that of the identity
             (backward pass differentiable approximation; Athalye et al. 2018, section
             4.1), so that an attack on it is weaker than it could be: a row of a report
-            is flagged for it.
+            is flagged for it. ``'surrogate'``, of purifiers in steps: that of the same
+            purifier in ``surrogate_steps``; the values are those of all steps. It takes
+            less time, and is flagged, too.
         noise: ``'fixed'``: a function of ``noise_seed``, the position and the number of
             the sample, the same for every image and batch size. ``'fresh'``: drawn
             anew in every pass; attack it with ``eot`` above 1.
         noise_seed: Seed of the fixed noise.
         condition: The class that is asked of a class-conditional prior.
+        surrogate_steps: Steps of the surrogate, fewer than those of the purifier.
 
     Raises:
-        ValueError: For an unknown gradient or noise, or a class that the prior does not
-            have.
+        ValueError: For an unknown gradient or noise, a class that the prior does not
+            have, or steps of a surrogate without one, or without fewer steps.
     """
+
+    # Steps of a purification; of one without steps there is no surrogate.
+    steps: int | None = None
 
     def __init__(
         self,
@@ -50,6 +56,7 @@ class Purifier(nn.Module, ABC):
         noise: str = 'fixed',
         noise_seed: int = 0,
         condition: int | None = None,
+        surrogate_steps: int | None = None,
     ) -> None:
         super().__init__()
         if gradient not in GRADIENTS:
@@ -62,11 +69,44 @@ class Purifier(nn.Module, ABC):
             raise ValueError(f'noise_seed={noise_seed!r} must be a whole number.')
         self.gradient, self.noise = gradient, noise
         self.noise_seed, self.condition = int(noise_seed), condition
+        self._check_surrogate(surrogate_steps)
+        self.surrogate_steps = surrogate_steps
         self.source = prior_arguments(model)
         self.prior = DiffusionModel.from_pretrained(**self.source)
         self.prior.requires_grad_(False)
         check_condition(self.prior, condition)
         self.eval()
+
+    def _check_surrogate(self, surrogate_steps: int | None) -> None:
+        """Complain about steps of a surrogate that there cannot be.
+
+        Raises:
+            ValueError: If so.
+        """
+        kind = type(self).__name__
+        if self.gradient != 'surrogate':
+            if surrogate_steps is not None:
+                raise ValueError(
+                    f'surrogate_steps={surrogate_steps!r} belong to '
+                    f"gradient='surrogate', not to {self.gradient!r}; leave them out."
+                )
+            return
+        if self.steps is None:
+            raise ValueError(
+                f"gradient='surrogate' is of fewer steps, and {kind} has one; take "
+                "'exact' or 'bpda'."
+            )
+        whole = isinstance(surrogate_steps, Integral)
+        if isinstance(surrogate_steps, bool) or not whole:
+            raise ValueError(
+                f"gradient='surrogate' needs surrogate_steps, a whole number below the "
+                f'{self.steps} steps of {kind}, not {surrogate_steps!r}.'
+            )
+        if not 1 <= surrogate_steps < self.steps:
+            raise ValueError(
+                f'surrogate_steps={surrogate_steps} must be at least 1 and fewer than '
+                f'the {self.steps} steps of {kind}.'
+            )
 
     @property
     @abstractmethod
@@ -74,12 +114,13 @@ class Purifier(nn.Module, ABC):
         """Number of noises that one purification of an image takes."""
 
     @abstractmethod
-    def purify(self, x: Tensor, sample: int) -> Tensor:
+    def purify(self, x: Tensor, sample: int, steps: int | None = None) -> Tensor:
         """Purify images of a size that divides by the prior's stride.
 
         Args:
             x: Images, (N, 3, H, W), RGB in [-1, 1].
             sample: Number of the sample.
+            steps: Steps to take, of a surrogate; ``None``: all.
 
         Returns:
             Images like ``x``, about in [-1, 1]; differentiable.
@@ -92,6 +133,8 @@ class Purifier(nn.Module, ABC):
     def describe(self) -> dict:
         """Return what a report must name, as ``evaluation.shield.Shield`` takes it."""
         settings = self.settings()
+        if self.surrogate_steps is not None:
+            settings['surrogate_steps'] = self.surrogate_steps
         if self.noise == 'fixed':
             settings['noise_seed'] = self.noise_seed
         if self.condition is not None:
@@ -126,16 +169,22 @@ class Purifier(nn.Module, ABC):
         differentiated = torch.is_grad_enabled() and x.requires_grad
         if differentiated and self.gradient == 'exact':
             return self._purify(x, sample)
+        slope = x
+        if differentiated and self.gradient == 'surrogate':
+            # Of fresh noise both begin with the same, and a test draws no other.
+            devices = [x.device] if x.is_cuda else []
+            with torch.random.fork_rng(devices):
+                slope = self._purify(x, sample, self.surrogate_steps)
         with torch.no_grad():
             purified = self._purify(x, sample)
-        # Adds 0: the values are those of an exact pass, the slope is 1.
-        return purified + (x - x.detach()) if differentiated else purified
+        # Adds 0: the values are those of an exact pass, the slope is another one's.
+        return purified + (slope - slope.detach()) if differentiated else purified
 
-    def _purify(self, x: Tensor, sample: int) -> Tensor:
+    def _purify(self, x: Tensor, sample: int, steps: int | None = None) -> Tensor:
         height, width = x.shape[-2:]
         padded = continue_to(x, self.prior.total_stride)
         self.prior.check_images(padded)
-        purified = self.purify(padded, sample).clamp(-1, 1)
+        purified = self.purify(padded, sample, steps).clamp(-1, 1)
         return purified[..., :height, :width]
 
     def draw(self, x: Tensor, number: int, sample: int) -> Tensor:
@@ -160,6 +209,17 @@ class Purifier(nn.Module, ABC):
         if self.condition is None:
             return None
         return torch.full((len(x),), self.condition, device=x.device)
+
+
+def check_steps(steps: int) -> None:
+    """Complain about a number of steps that there cannot be.
+
+    Raises:
+        ValueError: If so.
+    """
+    whole = isinstance(steps, Integral) and not isinstance(steps, bool)
+    if not whole or steps < 1:
+        raise ValueError(f'steps={steps!r} must be a whole number of at least 1.')
 
 
 def continue_to(x: Tensor, stride: int) -> Tensor:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from mmdiff.registry import MODELS
 from mmdiff.utils.seeding import mix_seed
 
 from ..priors import chosen_time
-from .base import Purifier
+from .base import Purifier, check_steps
 
 OPTIMIZERS = ('momentum', 'adam')
 # Noise levels of the paper, in units of images in [-1, 1].
@@ -45,8 +44,9 @@ class LikelihoodMaximization(Purifier):
     optimizer.
 
     Args:
-        model, gradient, noise, noise_seed, condition: See
-            :class:`~mmdiff.models.purifiers.base.Purifier`.
+        model, gradient, noise, noise_seed, condition, surrogate_steps: See
+            :class:`~mmdiff.models.purifiers.base.Purifier`. The surrogate takes the
+            first steps and no more.
         timestep: Lowest and highest DDPM timestep, of a prior trained with timesteps;
             times are uniform between them. Without it they are those where
             ``sigma / alpha`` is 0.4 and 0.6.
@@ -71,6 +71,8 @@ class LikelihoodMaximization(Purifier):
         tensor(True)
     """
 
+    steps: int
+
     def __init__(
         self,
         model: str | Path | dict,
@@ -86,11 +88,13 @@ class LikelihoodMaximization(Purifier):
         noise: str = 'fixed',
         noise_seed: int = 0,
         condition: int | None = None,
+        surrogate_steps: int | None = None,
     ) -> None:
         _check(steps, optimizer, step_size, eta, l1)
-        super().__init__(model, gradient, noise, noise_seed, condition)
+        self.steps = steps
+        super().__init__(model, gradient, noise, noise_seed, condition, surrogate_steps)
         self.times = time_range(self.prior, timestep, sigma)
-        self.steps, self.optimizer, self.step_size = steps, optimizer, step_size
+        self.optimizer, self.step_size = optimizer, step_size
         self.eta, self.momentum, self.l1 = eta, momentum, l1
 
     @property
@@ -109,9 +113,9 @@ class LikelihoodMaximization(Purifier):
             settings.update(momentum=self.momentum, l1=self.l1)
         return settings
 
-    def purify(self, x: Tensor, sample: int) -> Tensor:
+    def purify(self, x: Tensor, sample: int, steps: int | None = None) -> Tensor:
         state = (x, torch.zeros_like(x), torch.zeros_like(x))
-        for n in range(self.steps):
+        for n in range(self.steps if steps is None else steps):
             noise = self.draw(self._noised_like(x), n, sample)
             times = self._draw_times(x, n, sample)
             step = _Step(self, n, times, noise)
@@ -293,9 +297,7 @@ def _check(
     Raises:
         ValueError: If so.
     """
-    whole = isinstance(steps, Integral) and not isinstance(steps, bool)
-    if not whole or steps < 1:
-        raise ValueError(f'steps={steps!r} must be a whole number of at least 1.')
+    check_steps(steps)
     if optimizer not in OPTIMIZERS:
         raise ValueError(
             f'optimizer={optimizer!r} is unknown; choose one of {OPTIMIZERS}.'

@@ -54,7 +54,7 @@ class OneStepDenoiser(Purifier):
     def settings(self) -> dict:
         return {self.prior.time_unit: self.time}
 
-    def purify(self, x: Tensor, sample: int) -> Tensor:
+    def purify(self, x: Tensor, sample: int, steps: int | None = None) -> Tensor:
         prior = self.prior
         x0 = prior.encode(x)
         x_t = prior.add_noise(x0, self.time, self.draw(x0, 0, sample))
