@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mmdiff.attacks.oracle import Oracle
 from mmdiff.attacks.oracle.classification import ClassificationOracle
 from mmdiff.attacks.oracle.detection import DetectionOracle
-from mmdiff.models import DiffusionUNet
 
 from .targets import ImageClasses, Targets, Task, to_grid
 
@@ -22,12 +21,12 @@ class ProbedModel(BaseModel):
 
     Args:
         data_preprocessor: That of the detector or classifier.
-        backbone: The backbone.
+        backbone: The backbone: gives a tuple of maps of preprocessed images.
         task: What the probe tells.
     """
 
     def __init__(
-        self, data_preprocessor: nn.Module, backbone: DiffusionUNet, task: Task
+        self, data_preprocessor: nn.Module, backbone: nn.Module, task: Task
     ) -> None:
         super().__init__(data_preprocessor)
         self.backbone = backbone
