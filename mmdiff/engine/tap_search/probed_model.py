@@ -39,8 +39,16 @@ class ProbedModel(BaseModel):
         Args:
             x: Preprocessed images, (N, 3, H, W).
         """
-        grid = self.task.grid_of(x.shape[-2:])
-        return [to_grid(feature, grid) for feature in self.backbone(x)]
+        return [self.to_grid(feature, x) for feature in self.backbone(x)]
+
+    def to_grid(self, feature: Tensor, x: Tensor) -> Tensor:
+        """Bring a map to the grid of the task, (N, C, h, w).
+
+        Args:
+            feature: A map, (N, C, H', W').
+            x: The preprocessed images that it is of, (N, 3, H, W).
+        """
+        return to_grid(feature, self.task.grid_of(x.shape[-2:]))
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits at the locations of images, (N, K, L)."""

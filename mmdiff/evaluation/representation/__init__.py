@@ -6,6 +6,7 @@ Features are one vector per image, (N, d). Names are imported when they are firs
 from mmdiff.utils.lazy import attach
 
 _EXPORTS = {
+    'AnalysisResults': 'results',
     'Estimate': 'estimates',
     'PrincipalAxes': 'dimension',
     'SparseSettings': 'autoencoder',

@@ -38,7 +38,7 @@ class SparseSettings:
     """
 
     latents: int = 256
-    active: int = 16
+    active: int = 8
     steps: int = 1000
     batch_size: int = 256
     rate: float = 5e-3

@@ -29,8 +29,7 @@ def _power(gradient: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     power = (np.abs(np.fft.fft2(gradient)) ** 2).sum(0)
     if not 0 < power.sum() < np.inf:
         raise ValueError('A gradient that is all 0 or not finite has no frequency.')
-    rows, columns = (np.fft.fftfreq(size) for size in power.shape)
-    return np.hypot(rows[:, None], columns), power / power.sum()
+    return _radius(power.shape), power / power.sum()
 
 
 def radial_shares(
@@ -61,6 +60,12 @@ def share_above(gradient: np.ndarray, cutoff: float) -> float:
     return float(power[radius > cutoff].sum())
 
 
+def white_shares(shape: Sequence[int]) -> np.ndarray:
+    """Share in each ring of :data:`EDGES` of white noise of a size (H, W), (B,)."""
+    counts = np.histogram(np.minimum(_radius(shape), HIGHEST), EDGES)[0]
+    return counts / counts.sum()
+
+
 def white_share_above(shape: Sequence[int], cutoff: float) -> float:
     """Share above a radius of white noise of a size (H, W): that of the frequencies.
 
@@ -68,5 +73,10 @@ def white_share_above(shape: Sequence[int], cutoff: float) -> float:
         >>> round(white_share_above((32, 32), 0.25), 2)
         0.81
     """
+    return float((_radius(shape) > cutoff).mean())
+
+
+def _radius(shape: Sequence[int]) -> np.ndarray:
+    """Radius of each frequency of an image of a size (H, W), (H, W)."""
     rows, columns = (np.fft.fftfreq(size) for size in shape)
-    return float((np.hypot(rows[:, None], columns) > cutoff).mean())
+    return np.hypot(rows[:, None], columns)
