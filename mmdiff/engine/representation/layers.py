@@ -155,7 +155,7 @@ class PriorTap(nn.Module):
     """Features of a prior at one tap and time.
 
     Args:
-        backbone: Built with the tap; several taps and times may share it.
+        backbone: Built with all its blocks; several taps and times may share it.
         tap: Name of the tap.
         time: Timestep or sigma.
     """

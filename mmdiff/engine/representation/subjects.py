@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,7 +90,7 @@ class ModelRequest:
         """
         cfg, kind = self.cfg, task_of_config(self.cfg)
         seed_all(seed)
-        own = cfg.model.to_dict()
+        own = copy.deepcopy(cfg.model)
         own.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
         model = MODELS.build(own)
         if self.checkpoint == NO_CHECKPOINT:
@@ -116,7 +117,7 @@ class ModelRequest:
             layers,
             cfg.get('default_scope', 'mmdet'),
             digest_model(model)[:SHORT],
-            digest_json([own, preprocessor_config(cfg)]),
+            digest_json([cfg.model.to_dict(), preprocessor_config(cfg)]),
             any(part.draws_noise for part in parts),
             images,
         )
@@ -197,6 +198,7 @@ class PriorRequest:
         seed_all(seed)
         backbone = self._backbone().to(get_device()).eval()
         prior = backbone.model
+        prior.resolve_taps(list(self.taps))
         layers: list[nn.Module] = []
         for time in self._times():
             prior.check_time(time)
@@ -231,7 +233,7 @@ class PriorRequest:
         return times
 
     def _backbone(self) -> DiffusionUNet:
-        """Backbone with all taps, at the first time; taps and times share it."""
+        """Backbone with all blocks, at the first time; taps and times share it."""
         model: dict[str, Any] = {'source': self.source}
         if self.untrained and isinstance(self.source, str):
             model['random_weights'] = True
@@ -240,7 +242,7 @@ class PriorRequest:
                 'type': 'mmdiff.DiffusionUNet',
                 'model': model,
                 self.unit: self._times()[0],
-                'out_indices': tuple(self.taps),
+                'out_indices': (-1,),
                 'condition': self.condition,
             }
         )
