@@ -257,7 +257,7 @@ def measure_similarity(
     Raises:
         ValueError: If one of them does not vary.
     """
-    grams = [gram(features) for _, features in (first, second)]
+    grams = gram(first[1]), gram(second[1])
 
     def debiased(kept: np.ndarray) -> float:
         one, other = (each[np.ix_(kept, kept)] for each in grams)
@@ -267,7 +267,7 @@ def measure_similarity(
         first[0],
         second[0],
         jackknife(debiased, len(grams[0]), seed),
-        cka_of_grams(*grams, debiased=False),
+        cka_of_grams(grams[0], grams[1], debiased=False),
     )
 
 

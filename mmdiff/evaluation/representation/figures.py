@@ -175,8 +175,8 @@ def _draw_similarities(figure: Figure, results: AnalysisResults) -> None:
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             color = 'white' if value < 0.6 else 'black'
-            style = {'ha': 'center', 'va': 'center', 'fontsize': 7, 'color': color}
-            axes.text(column, row, f'{value:.2f}', **style)
+            style: dict[str, Any] = {'ha': 'center', 'va': 'center', 'color': color}
+            axes.text(column, row, f'{value:.2f}', fontsize=7, **style)
 
 
 DRAWING: dict[str, Callable[[Figure, Pairs], None]] = {
