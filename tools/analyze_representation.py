@@ -60,6 +60,12 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--images', type=int, help='test images to measure on')
     parser.add_argument('--fit-images', type=int, help='training images to fit on')
+    parser.add_argument(
+        '--fit-from',
+        default='training',
+        choices=['training', 'test'],
+        help='test: fit on other test images, where there are no training images',
+    )
     parser.add_argument('--attack-images', type=int, help='how many are attacked')
     parser.add_argument(
         '--attack-eps', default='2', help='budgets of PGD, of 255: 2,4; none: no attack'
@@ -90,6 +96,7 @@ def settings_of(args: argparse.Namespace) -> AnalysisSettings:
     return AnalysisSettings(
         images=args.images,
         fit_images=args.fit_images,
+        fit_from=args.fit_from,
         attack_images=args.attack_images,
         attack_eps=eps,
         attack_steps=args.attack_steps,

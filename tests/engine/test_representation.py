@@ -4,6 +4,7 @@ import copy
 import json
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +162,8 @@ def test_all_measures_of_a_bare_prior(data, tmp_path, passes, drawn):
         assert views == ['augmented', 'adversarial, eps 4']
         assert 0 < results['sparse']['unexplained']['value'] < 1
         assert sum(results['frequency']['shares']) == pytest.approx(1, abs=1e-6)
+        full = results['dimension']['scores'][-1]
+        assert full == pytest.approx(results['probe']['clean']['value'])
     assert raw['representations'][0]['results']['probe']['clean']['value'] == 1
     assert len(raw['cka']) == 1
     for name in [*(f'{m}.png' for m in MEASURES), 'representation.md']:
@@ -382,6 +385,12 @@ def test_images_that_tell_nothing_are_refused(data, folders, tmp_path):
     few.test_dataloader.dataset.indices = 12
     with pytest.raises(ValueError, match='test set has 12 images to take, too few'):
         analyse(prior(few), tmp_path / 'out')
+    del few.train_dataloader
+    with pytest.raises(ValueError, match='has no train_dataloader and test_dataloader'):
+        analyse(prior(few), tmp_path / 'out')
+    few.test_dataloader.dataset.indices = 20
+    with pytest.raises(ValueError, match='rest of the test set has 0 images to take'):
+        analyse(prior(few), tmp_path / 'out', settings=replace(QUICK, fit_from='test'))
     one = copy.deepcopy(data)
     one.train_dataloader.dataset.indices = 24  # the first class by name
     with pytest.raises(ValueError, match='show one class only'):

@@ -21,10 +21,11 @@ class AnalysisImages:
     """Images of a config: both sets are read by the test pipeline.
 
     Images are drawn at random by the seed; those of the test set are left out of the
-    training set, should it have them.
+    training set, should it have them. With ``fit_from='test'``, images to fit on are
+    others of the test set.
 
     Args:
-        cfg: A config with ``train_dataloader`` and ``test_dataloader``.
+        cfg: A config with ``test_dataloader`` and, to fit on, ``train_dataloader``.
         settings: Numbers of images, and the seed.
 
     Raises:
@@ -33,19 +34,32 @@ class AnalysisImages:
     """
 
     def __init__(self, cfg: Config, settings: AnalysisSettings) -> None:
-        self.config = training_set(cfg)
-        test = (cfg.get('test_dataloader') or cfg.get('val_dataloader')).dataset
+        from_test = settings.fit_from == 'test'
+        if not cfg.get('test_dataloader') or not (
+            from_test or cfg.get('train_dataloader')
+        ):
+            raise ValueError(
+                'The config has no train_dataloader and test_dataloader; probes are '
+                'fitted on training images, and everything is measured on test images: '
+                'give it both, or fit on other test images (--fit-from test).'
+            )
+        test = cfg.test_dataloader.dataset
+        self.config = test.to_dict() if from_test else training_set(cfg)
         size = settings.batch_size or 1
-        self.fitted = ImageBatches(DATASETS.build(self.config), size)
         self.measured = ImageBatches(DATASETS.build(test), size)
         test_names = images_of(self.measured.dataset)
-        fit_names = images_of(self.fitted.dataset)
-        others = set(test_names)
-        kept = [i for i, name in enumerate(fit_names) if name not in others]
-        self.left_out = len(fit_names) - len(kept)
         every = list(range(len(test_names)))
         self.held_out = _draw(every, settings.images, settings.seed, 'test set')
-        self.fit = _draw(kept, settings.fit_images, settings.seed, 'training set')
+        others = {test_names[i] for i in self.held_out} if from_test else {*test_names}
+        self.fitted, where = self.measured, 'rest of the test set'
+        if not from_test:
+            where = 'training set'
+            self.fitted = ImageBatches(DATASETS.build(self.config), size)
+        fit_names = test_names if from_test else images_of(self.fitted.dataset)
+        kept = [i for i, name in enumerate(fit_names) if name not in others]
+        self.left_out = len(fit_names) - len(kept)
+        self.fit_from = settings.fit_from
+        self.fit = _draw(kept, settings.fit_images, settings.seed, where)
         self.names = (
             [fit_names[i] for i in self.fit],
             [test_names[i] for i in self.held_out],
@@ -66,7 +80,7 @@ class AnalysisImages:
     def loads_files(self) -> bool:
         """Whether images come from files, which are read as BGR."""
         pipelines = leaf_pipelines(self.measured.dataset)
-        return all(any('Load' in t for t in names) for _, names in pipelines)
+        return all(any('LoadImage' in t for t in names) for _, names in pipelines)
 
     def digest(self) -> str:
         """Name of the images by folder and file, or pixels: not by where they lie."""
@@ -79,6 +93,7 @@ class AnalysisImages:
         return {
             'type': leaf['type'],
             'classes': list(self.classes),
+            'fit_from': self.fit_from,
             'fit': len(self.fit),
             'held_out': len(self.held_out),
             'left_out_of_fit': self.left_out,

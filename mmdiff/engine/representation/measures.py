@@ -61,7 +61,7 @@ VARIANCE = 0.99
 def measure_probe(bench: Bench) -> ProbeResult:
     """Score of a linear probe, clean and under PGD through the whole model."""
     probe, penalty = bench.probe
-    (clean,) = bench.scores_of([probe.to(bench.oracle.device)])
+    (clean,) = bench.scores_of([probe])
     result = ProbeResult(
         metric=bench.task.metric,
         clean=estimate_share(clean, Bootstrap()),
@@ -177,11 +177,12 @@ def measure_dimension(bench: Bench) -> DimensionResult:
     mean = torch.from_numpy(axes.mean).float()
     codes = (values - mean) @ directions.T
     sizes = sizes_up_to(len(directions))
-    probes = []
-    for size in sizes:
-        probe, _ = fit_probe(codes[:, :size], rows, bench.task.num_outputs)
+    probes, (whole, penalty) = [], bench.probe
+    for size in sizes[:-1]:
+        probe, _ = fit_probe(codes[:, :size], rows, bench.task.num_outputs, penalty)
         probes.append(_on_features(probe, directions[:size], mean, bench))
-    scores = bench.scores_of(probes)
+    # All components are all features: that probe is the linear probe itself.
+    scores = bench.scores_of([*probes, whole])
     dimensions = [
         Dimension(share, classification_dimension(scores, sizes, share, Bootstrap()))
         for share in SHARES
@@ -285,7 +286,7 @@ DEFINITIONS = {
     'rank': 'exp of the entropy of singular values of centred features',
     'sphere': f'Wang and Isola 2020; augmented: {VIEW}; adversarial: PGD on the probe',
     'sparse': 'TopK autoencoder on pooled features, fraction of variance unexplained',
-    'dimension': 'principal components for shares of the score of a probe on all',
+    'dimension': 'principal components for shares of the score of the linear probe',
     'frequency': "power of gradients of the probe's loss by radius in cycles per pixel",
     'cka': 'linear, HSIC_1 (Nguyen et al. 2021), on pooled features',
 }

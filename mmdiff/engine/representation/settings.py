@@ -25,6 +25,8 @@ class AnalysisSettings:
             detectors, or all that there are.
         fit_images: Training images to fit probes, components and autoencoders on;
             ``None``: 2,048 and 400, or all.
+        fit_from: ``'training'``, or ``'test'``: other images of the test set in place
+            of training images.
         attack_images: How many of the images are attacked, the first; ``None``: 128 and
             32.
         attack_eps: Budgets of PGD (linf) in pixel units; none: no attack.
@@ -58,6 +60,7 @@ class AnalysisSettings:
     active: int = 8
     sparse_steps: int = 1000
     seed: int = 0
+    fit_from: str = 'training'
 
     def __post_init__(self) -> None:
         counts = 'attack_images', 'attack_steps', 'eot', 'batch_size', 'sparse_steps'
@@ -71,6 +74,10 @@ class AnalysisSettings:
                     f'{name}={value} is too few for any of the measures; give {LEAST} '
                     'at least, and for ranks more than a layer has features.'
                 )
+        if self.fit_from not in ('training', 'test'):
+            raise ValueError(
+                f"fit_from={self.fit_from!r} must be 'training' or 'test'."
+            )
         sizes = sorted({float(eps) for eps in self.attack_eps})
         if not all(0 < eps <= 255 for eps in sizes):
             raise ValueError(
@@ -103,8 +110,10 @@ class AnalysisSettings:
         )
 
     def identity(self) -> dict[str, Any]:
-        """All that results depend on."""
-        return asdict(self)
+        """All that results depend on; images to fit on have names of their own."""
+        settings = asdict(self)
+        del settings['fit_from']
+        return settings
 
 
 def check_measures(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 Principal components are those of the features that probes are fitted on. Of the first
 ``k`` of them, for each ``k`` of a list, a linear probe is fitted and scored on other
-images. The dimension is the smallest ``k`` of the list whose score reaches a share of
-that of the probe on all components.
+images. The last of the list is the linear probe on all features, which are all
+components. The dimension is the smallest ``k`` of the list whose score reaches a share
+of that one's.
 """
 
 from __future__ import annotations
@@ -111,17 +112,17 @@ def classification_dimension(
 
     Args:
         scores: Score of each image by the probe on each number of components, (K, N).
-        sizes: Numbers of components, (K,), ascending; the last is all.
+        sizes: Numbers of components, (K,), ascending; the last is all of them.
         share: Share of the last probe's score to reach.
         bootstrap: How images are drawn; probes stay as they are.
 
     Raises:
-        ValueError: If the probe on all components is right on no image.
+        ValueError: If the probe on all features is right on no image.
     """
     if not scores[-1].any():
         raise ValueError(
-            'The probe on all components is right on no image, so there is no share '
-            'of its score to reach.'
+            'The probe on all features is right on no image, so there is no share of '
+            'its score to reach.'
         )
     value = smallest_size(scores.mean(1), sizes, share)
     weights = bootstrap.weights(scores.shape[1])

@@ -179,9 +179,10 @@ def to_markdown(results: AnalysisResults, figures: Sequence[str], file: Path) ->
     text = [
         '# Analysis of representations',
         '',
-        f'{images["held_out"]} images to measure on, {images["fit"]} others to fit '
-        f'probes and autoencoders on; seed {settings["seed"]}. Brackets: 95 % '
-        'intervals over the images that are measured.',
+        f'{images["held_out"]} test images to measure on, {images["fit"]} '
+        f'{images["fit_from"]} images to fit probes and autoencoders on; seed '
+        f'{settings["seed"]}. Brackets: 95 % intervals over the images that are '
+        'measured.',
         '',
     ]
     for table in result_tables(results):
