@@ -47,6 +47,21 @@ def parse_args() -> argparse.Namespace:
         '--compare', nargs='+', help='CONFIG CKPT of another model, or another prior'
     )
     parser.add_argument('--compare-layer', nargs='+', help='default: as --layer')
+    add_flags_of_priors(parser)
+    parser.add_argument(
+        '--measures', nargs='+', default=MEASURES, help=f'of {" ".join(MEASURES)}'
+    )
+    add_amounts(parser)
+    parser.add_argument('--minutes', type=float, help='start no measure after that')
+    parser.add_argument('--batch-size', type=int)
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--fresh', action='store_true', help='forget what is there')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args()
+
+
+def add_flags_of_priors(parser: argparse.ArgumentParser) -> None:
+    """Flags of a bare prior alone."""
     parser.add_argument('--data', help='config with the images, for a prior')
     parser.add_argument(
         '--taps', nargs='+', default=[], help='of a prior: up.1 mid ...'
@@ -55,9 +70,10 @@ def parse_args() -> argparse.Namespace:
     times.add_argument('--timestep', nargs='+', type=float, help='of a prior')
     times.add_argument('--sigma', nargs='+', type=float, help='of an EDM prior')
     parser.add_argument('--condition', type=int, help='class asked of a prior')
-    parser.add_argument(
-        '--measures', nargs='+', default=MEASURES, help=f'of {" ".join(MEASURES)}'
-    )
+
+
+def add_amounts(parser: argparse.ArgumentParser) -> None:
+    """Flags of how much is measured, and how hard it is attacked."""
     parser.add_argument('--images', type=int, help='test images to measure on')
     parser.add_argument('--fit-images', type=int, help='training images to fit on')
     parser.add_argument(
@@ -75,12 +91,6 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--latents', type=int, default=256, help='of the autoencoder')
     parser.add_argument('--active', type=int, default=8, help='active latents of it')
     parser.add_argument('--sparse-steps', type=int, default=1000, help='of its fit')
-    parser.add_argument('--minutes', type=float, help='start no measure after that')
-    parser.add_argument('--batch-size', type=int)
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--fresh', action='store_true', help='forget what is there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    return parser.parse_args()
 
 
 def settings_of(args: argparse.Namespace) -> AnalysisSettings:

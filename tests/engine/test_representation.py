@@ -385,7 +385,7 @@ def test_images_that_tell_nothing_are_refused(data, folders, tmp_path):
     few.test_dataloader.dataset.indices = 12
     with pytest.raises(ValueError, match='test set has 12 images to take, too few'):
         analyse(prior(few), tmp_path / 'out')
-    del few.train_dataloader
+    few.pop('train_dataloader')
     with pytest.raises(ValueError, match='has no train_dataloader and test_dataloader'):
         analyse(prior(few), tmp_path / 'out')
     few.test_dataloader.dataset.indices = 20

@@ -166,10 +166,6 @@ class RepresentationAnalysis:
         """All representations, in order."""
         return [(each, layer) for each in self.subjects for layer in each.layers]
 
-    def _name(self, pair: Pair) -> str:
-        subject, layer = pair
-        return f'{subject.name}, {layer.layer}'
-
     def run(self) -> AnalysisResults:
         """Measure what is missing, and write what is known.
 
@@ -205,7 +201,7 @@ class RepresentationAnalysis:
         widths = itertools.chain(*(self._widths[id(each)] for each in self.subjects))
         measured = [
             Measured(
-                self._name(pair),
+                _name_of(pair),
                 pair[0].name,
                 pair[1].layer,
                 POOLING[pair[1].ndim],
@@ -224,7 +220,7 @@ class RepresentationAnalysis:
             for measure in self.measures:
                 if measure == CKA:
                     continue
-                result = self._parts.get(self._part(pair, measure), KINDS[measure])
+                result = self._parts.get(_part_of(pair, measure), KINDS[measure])
                 if result is None and not self._in_time():
                     results.missing.append(f'{measure} of {measured.name}')
                     continue
@@ -232,7 +228,7 @@ class RepresentationAnalysis:
                     self.board.name(f'{measured.name}, {measure}')
                     result = self._measure(bench, measure)
                     if not isinstance(result, Refused):  # that is tried again
-                        self._parts.put(self._part(pair, measure), result)
+                        self._parts.put(_part_of(pair, measure), result)
                     self._write(results)
                 measured.results[measure] = result
                 done += 1
@@ -256,7 +252,7 @@ class RepresentationAnalysis:
         for pair in self.pairs:
             with DefaultScope.overwrite_default_scope(pair[0].scope):
                 features.append(
-                    (self._name(pair), self._bench(pair).features['measured'])
+                    (_name_of(pair), self._bench(pair).features['measured'])
                 )
         for first, second in itertools.combinations(features, 2):
             name = [first[0], second[0], *(each.identity for each in self.subjects)]
@@ -286,10 +282,6 @@ class RepresentationAnalysis:
         common = [SCHEMA, __version__, self.settings.identity(), images]
         return ResultStore(self.out / 'parts', common)
 
-    @staticmethod
-    def _part(pair: Pair, measure: str) -> list[str]:
-        return [pair[0].identity, pair[1].layer, measure]
-
     def _about(self) -> dict[str, Any]:
         """Where numbers come from, without a path of this machine."""
         first = self.subjects[0]
@@ -314,3 +306,14 @@ class RepresentationAnalysis:
     def _write(self, results: AnalysisResults) -> None:
         """Write what is known, whole or not at all."""
         write_json(self.out / FILE, results.to_json())
+
+
+def _name_of(pair: Pair) -> str:
+    """Name of a representation in tables."""
+    subject, layer = pair
+    return f'{subject.name}, {layer.layer}'
+
+
+def _part_of(pair: Pair, measure: str) -> list[str]:
+    """What tells the result of a measure from others."""
+    return [pair[0].identity, pair[1].layer, measure]

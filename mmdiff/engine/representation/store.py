@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from mmdiff.evaluation.representation.results import revive
+from mmdiff.evaluation.representation.revival import revive
 from mmdiff.utils.digests import digest_json
 from mmdiff.utils.files import whole_file, write_json
 
