@@ -70,7 +70,7 @@ def declared():
     required = [Requirement(text) for text in project['dependencies'] + extras[stack]]
     optional = [
         Requirement(text)
-        for name in ('sd', 'corruptions', 'bench', 'test')
+        for name in ('sd', 'corruptions', 'bench', 'analysis', 'test')
         for text in extras[name]
     ]
     return required, optional

@@ -39,7 +39,57 @@ class Part:
     targets: Targets
 
 
-class SearchImages:
+class ImageBatches:
+    """Images of a dataset, loaded in batches of one padded size.
+
+    Args:
+        dataset: The dataset.
+        batch_size: Images of one batch.
+    """
+
+    def __init__(self, dataset: Any, batch_size: int) -> None:
+        self.dataset, self.batch_size = dataset, batch_size
+
+    @cached_property
+    def _set(self) -> ImageSet:
+        loader = Runner.build_dataloader(
+            dict(
+                dataset=self.dataset,
+                batch_size=self.batch_size,
+                num_workers=0,
+                sampler=dict(type='DefaultSampler', shuffle=False),
+                collate_fn=dict(type='pseudo_collate'),
+            )
+        )
+        return ImageSet(loader, lambda sample: None)
+
+    def parts(self, chosen: Sequence[int], oracle: Oracle, task: Task) -> list[Part]:
+        """Load images, by batches of one padded size.
+
+        Args:
+            chosen: Numbers of the images in the dataset.
+            oracle: Oracle of the model.
+            task: Tells the true classes.
+
+        Raises:
+            ValueError: If there is no ground truth, or pixel values are not 0..255.
+        """
+        size = self.batch_size
+        starts = range(0, len(chosen), size)
+        spans = [chosen[start : start + size] for start in starts]
+        parts = []
+        for start, batch in zip(starts, self._set.load(spans)):
+            group = oracle.gather(batch)
+            for places in oracle.split(group, range(len(group.ids))):
+                alike = group.take(places)
+                data = oracle.preprocess(alike.pixels, alike.samples, alike.frames)
+                targets = task.targets(alike.samples, data['inputs'].shape[-2:])
+                own = {key: [batch[key][i] for i in places] for key in batch}
+                parts.append(Part([start + i for i in places], own, targets))
+        return parts
+
+
+class SearchImages(ImageBatches):
     """Images of the training set, drawn at random, each once, as the test reads them.
 
     Images that are in the validation or test set, too, are left out: what is chosen on
@@ -74,8 +124,7 @@ class SearchImages:
         chosen = [kept[i] for i in order]
         self.fit, self.held_out = chosen[held_out:], chosen[:held_out]
         self.classes = tuple(metainfo_of(dataset).get('classes', ()))
-        self.batch_size = settings.batch_size or 1
-        self.dataset = dataset
+        super().__init__(dataset, settings.batch_size or 1)
 
     @staticmethod
     def _evaluated_on(cfg: Config) -> set[str]:
@@ -96,44 +145,6 @@ class SearchImages:
             [digest_json(infos(i)) for i in part] for part in (self.fit, self.held_out)
         ]
         return digest_json([self.config, chosen])
-
-    @cached_property
-    def _set(self) -> ImageSet:
-        loader = Runner.build_dataloader(
-            dict(
-                dataset=self.dataset,
-                batch_size=self.batch_size,
-                num_workers=0,
-                sampler=dict(type='DefaultSampler', shuffle=False),
-                collate_fn=dict(type='pseudo_collate'),
-            )
-        )
-        return ImageSet(loader, lambda sample: None)
-
-    def parts(self, chosen: Sequence[int], oracle: Oracle, task: Task) -> list[Part]:
-        """Load images, by batches of one padded size.
-
-        Args:
-            chosen: Numbers of the images in the dataset: ``fit`` or ``held_out``.
-            oracle: Oracle of the model.
-            task: Tells the true classes.
-
-        Raises:
-            ValueError: If there is no ground truth, or pixel values are not 0..255.
-        """
-        size = self.batch_size
-        starts = range(0, len(chosen), size)
-        spans = [chosen[start : start + size] for start in starts]
-        parts = []
-        for start, batch in zip(starts, self._set.load(spans)):
-            group = oracle.gather(batch)
-            for places in oracle.split(group, range(len(group.ids))):
-                alike = group.take(places)
-                data = oracle.preprocess(alike.pixels, alike.samples, alike.frames)
-                targets = task.targets(alike.samples, data['inputs'].shape[-2:])
-                own = {key: [batch[key][i] for i in places] for key in batch}
-                parts.append(Part([start + i for i in places], own, targets))
-        return parts
 
 
 def training_set(cfg: Config) -> dict:

@@ -28,6 +28,41 @@ from .targets import Targets
 Track = Callable[[Sequence[Part], str], Iterable[Part]]
 
 
+def draw_rows(parts: Sequence[Part], seed: int) -> tuple[list[Rows], Rows]:
+    """Choose the locations of images to fit probes on.
+
+    Args:
+        parts: The images.
+        seed: Seed of the choice.
+
+    Returns:
+        Those of each part, and all of them with the images counted through.
+
+    Raises:
+        ValueError: If the images show one class only.
+    """
+    labels = [part.targets.labels.flatten(0, 1) for part in parts]
+    weights = [part.targets.weights.flatten(0, 1) for part in parts]
+    counted = torch.cat(labels)[torch.cat(weights) > 0]
+    if len(counted.unique()) < 2:
+        raise ValueError(
+            'The training images to fit on show one class only, so nothing can be '
+            'told apart; take more images to fit on, or a dataset with labels.'
+        )
+    each = [
+        Rows.of(part.targets, mix_seed(seed, 'rows', k)) for k, part in enumerate(parts)
+    ]
+    counts = torch.tensor([0, *(len(part.numbers) for part in parts)])
+    firsts = counts.cumsum(0).tolist()
+    joined = Rows(
+        torch.cat([rows.images + k for rows, k in zip(each, firsts)]),
+        torch.cat([rows.places for rows in each]),
+        torch.cat([rows.labels for rows in each]),
+        torch.cat([rows.weights for rows in each]),
+    )
+    return each, joined
+
+
 @dataclass
 class Bench:
     """What cells are measured with.
@@ -56,26 +91,7 @@ class Bench:
         Raises:
             ValueError: If the images to fit on show one class only.
         """
-        labels = [part.targets.labels.flatten(0, 1) for part in self.fit]
-        weights = [part.targets.weights.flatten(0, 1) for part in self.fit]
-        counted = torch.cat(labels)[torch.cat(weights) > 0]
-        if len(counted.unique()) < 2:
-            raise ValueError(
-                'The training images to fit on show one class only, so nothing can be '
-                'told apart; take more of them (--indices), or a dataset with labels.'
-            )
-        self.rows = [
-            Rows.of(part.targets, mix_seed(self.settings.seed, 'rows', k))
-            for k, part in enumerate(self.fit)
-        ]
-        counts = torch.tensor([0, *(len(part.numbers) for part in self.fit)])
-        firsts = counts.cumsum(0).tolist()
-        self.all_rows = Rows(
-            torch.cat([rows.images + k for rows, k in zip(self.rows, firsts)]),
-            torch.cat([rows.places for rows in self.rows]),
-            torch.cat([rows.labels for rows in self.rows]),
-            torch.cat([rows.weights for rows in self.rows]),
-        )
+        self.rows, self.all_rows = draw_rows(self.fit, self.settings.seed)
 
     def measure(self, cell: Cell, along: Sequence[str]) -> CellResult:
         """Measure one cell.

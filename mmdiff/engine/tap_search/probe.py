@@ -73,7 +73,7 @@ class Rows:
 
 
 def fit_probe(
-    features: Tensor, rows: Rows, num_outputs: int
+    features: Tensor, rows: Rows, num_outputs: int, penalty: float | None = None
 ) -> tuple[nn.Conv2d, float]:
     """Fit a 1x1 convolution that tells classes from features.
 
@@ -85,6 +85,7 @@ def fit_probe(
         features: Features of the rows, (R, C).
         rows: Their classes and weights.
         num_outputs: Classes.
+        penalty: Penalty to fit with, without looking for one.
 
     Returns:
         The probe, and the penalty.
@@ -94,9 +95,10 @@ def fit_probe(
     values = (features - mean) / scale
     judged = rows.images % FOLD == 0
     start = torch.zeros(num_outputs, features.shape[1] + 1)
-    penalty = PENALTIES[0]
-    if judged.any() and not judged.all():
-        penalty = _best_penalty(values, rows, judged, start)
+    if penalty is None:
+        penalty = PENALTIES[0]
+        if judged.any() and not judged.all():
+            penalty = _best_penalty(values, rows, judged, start)
     fitted = _minimise(values, rows.labels, rows.weights, start, penalty)
     probe = nn.Conv2d(features.shape[1], num_outputs, 1)
     with torch.no_grad():

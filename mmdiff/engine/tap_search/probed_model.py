@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from mmdiff.attacks.oracle import Oracle
 from mmdiff.attacks.oracle.classification import ClassificationOracle
 from mmdiff.attacks.oracle.detection import DetectionOracle
-from mmdiff.models import DiffusionUNet
 
 from .targets import ImageClasses, Targets, Task, to_grid
 
@@ -22,12 +21,12 @@ class ProbedModel(BaseModel):
 
     Args:
         data_preprocessor: That of the detector or classifier.
-        backbone: The backbone.
+        backbone: The backbone: gives a tuple of maps of preprocessed images.
         task: What the probe tells.
     """
 
     def __init__(
-        self, data_preprocessor: nn.Module, backbone: DiffusionUNet, task: Task
+        self, data_preprocessor: nn.Module, backbone: nn.Module, task: Task
     ) -> None:
         super().__init__(data_preprocessor)
         self.backbone = backbone
@@ -40,8 +39,16 @@ class ProbedModel(BaseModel):
         Args:
             x: Preprocessed images, (N, 3, H, W).
         """
-        grid = self.task.grid_of(x.shape[-2:])
-        return [to_grid(feature, grid) for feature in self.backbone(x)]
+        return [self.to_grid(feature, x) for feature in self.backbone(x)]
+
+    def to_grid(self, feature: Tensor, x: Tensor) -> Tensor:
+        """Bring a map to the grid of the task, (N, C, h, w).
+
+        Args:
+            feature: A map, (N, C, H', W').
+            x: The preprocessed images that it is of, (N, 3, H, W).
+        """
+        return to_grid(feature, self.task.grid_of(x.shape[-2:]))
 
     def logits(self, x: Tensor) -> Tensor:
         """Logits at the locations of images, (N, K, L)."""
