@@ -84,7 +84,7 @@ class AdversarialModel(TrainingWrapper):
         bn_mode: What normalises while the model is attacked: ``'running'`` statistics,
             as in a test, or those of the ``'batch'``, which are not tracked (DM-AT,
             Wang et al. 2023). Of a detector, backbone and neck alone see a batch:
-            heads, which are asked image by image, keep to running ones.
+            heads keep to running ones, so that no loss depends on other images.
         data_preprocessor: See :class:`TrainingWrapper`.
 
     Raises:
