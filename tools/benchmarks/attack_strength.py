@@ -72,7 +72,7 @@ def attacked(args: argparse.Namespace, name: str, eps: float, preset: str) -> Re
     test_cfg = {
         'type': 'mmdiff.RobustTestLoop',
         'attacks': attacks_of(preset, eps, args.steps),
-        'out': str(args.out / f'{name.partition("=")[0]}-{preset}.json'),
+        'out': str(args.out / file_name(name, preset)),
         'indices': args.num_images,
         'sanity_images': 4,
         'num_gallery': 0,
@@ -80,6 +80,11 @@ def attacked(args: argparse.Namespace, name: str, eps: float, preset: str) -> Re
     runner = runner_of(args, name, test_cfg)
     runner.test()
     return runner.test_loop.results
+
+
+def file_name(name: str, preset: str) -> str:
+    """File of a report: ``'fcos-version-0.1.json'``."""
+    return f'{name.partition("=")[0]}-{preset.replace(" ", "-")}.json'
 
 
 def label_of(entry: Entry, preset: str) -> str:
