@@ -222,3 +222,20 @@ def test_resume_without_anything_to_resume_starts_from_the_weights(
     train(cfg, *flags)
     assert 'nothing to resume' not in capsys.readouterr().out
     assert (tmp_path / 'work' / 'epoch_3.pth').is_file()
+
+
+@pytest.mark.parametrize(
+    'resume', [['--resume'], ['--resume', 'auto'], ['--resume=auto']]
+)
+def test_no_other_word_of_the_command_line_is_lost(data, tmp_path, resume):
+    without = runpy.run_path(str(TRAIN))['without_idle_resume']
+    cfg = tmp_path / 'cfg.py'
+    cfg.write_text('x = 1')
+    for words in (
+        ['--launcher', 'none', str(cfg)],
+        [str(cfg), '--work-dir', 'auto'],
+        [str(cfg), '--cfg-options', 'x=auto'],
+    ):
+        assert without([*words, *resume]) == words
+    for kept in (['--resume', 'auto.pth'], ['--resume=a.pth'], []):
+        assert without([str(cfg), *kept]) == [str(cfg), *kept]

@@ -21,11 +21,12 @@ def without_idle_resume(arguments: list[str]) -> list[str]:
 
     mmengine would forget load_from there, and train from random weights.
     """
-    parser = argparse.ArgumentParser(add_help=False)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument('config', nargs='?')
-    parser.add_argument('--work-dir')
     parser.add_argument('--resume', nargs='?', const='auto')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    for flag in ('--work-dir', '--launcher', '--local_rank', '--local-rank'):
+        parser.add_argument(flag)
     args, _ = parser.parse_known_args(arguments)
     if args.resume != 'auto' or args.config is None:
         return arguments
@@ -35,8 +36,12 @@ def without_idle_resume(arguments: list[str]) -> list[str]:
     if find_latest_checkpoint(work_dir) is not None:
         return arguments
     print(f'train.py: nothing to resume in {work_dir}, so the training starts.')
-    text = [word for word in arguments if word not in ('--resume', '--resume=auto')]
-    return [word for word in text if word != 'auto']
+    kept = []
+    for before, word in zip(['', *arguments], arguments):
+        named = before == '--resume' and word == 'auto'
+        if word not in ('--resume', '--resume=auto') and not named:
+            kept.append(word)
+    return kept
 
 
 def main() -> None:

@@ -69,7 +69,8 @@ def denoising_errors(
         )
 
     rows = torch.arange(count * levels, device=x.device)
-    return run_chunks(model, errors, x, rows, chunk_size).view(count, levels)
+    errors_of_rows = run_chunks(model, errors, x, rows, chunk_size, noises)
+    return errors_of_rows.view(count, levels)
 
 
 def _check_shapes(x: Tensor, t: Tensor, noise: Tensor) -> None:
@@ -142,6 +143,7 @@ def run_chunks(
     x: Tensor,
     rows: Tensor,
     chunk_size: int,
+    *others: Tensor,
 ) -> Tensor:
     """Compute rows of errors chunk by chunk; gradients compute each chunk once more.
 
@@ -151,6 +153,7 @@ def run_chunks(
         x: Images.
         rows: Numbers of noised images, (R,).
         chunk_size: Most rows at a time.
+        *others: What ``errors`` depends on beside images and parameters.
 
     Returns:
         What ``errors`` returns, along its first axis.
@@ -162,11 +165,21 @@ def run_chunks(
     chunks = rows.split(chunk_size)
     if len(chunks) == 1 or not torch.is_grad_enabled():
         return torch.cat([errors(x, chunk) for chunk in chunks])
-    if any(parameter.requires_grad for parameter in model.parameters()):
+    wanted = any(one.requires_grad for one in (*model.parameters(), *others))
+    draws = any(module.training for module in model.modules())
+    if wanted or draws or _is_mixed(x.device.type):
+        # torch's checkpoint knows of other gradients, dropout and mixed precision.
         return torch.cat(
             [checkpoint(errors, x, chunk, use_reentrant=False) for chunk in chunks]
         )
     return torch.cat([Recomputed.apply(errors, x, chunk) for chunk in chunks])
+
+
+def _is_mixed(device: str) -> bool:
+    """Whether autocast is on."""
+    if hasattr(torch, 'get_autocast_dtype'):  # from torch 2.4 on
+        return torch.is_autocast_enabled(device)
+    return torch.is_autocast_enabled() or torch.is_autocast_cpu_enabled()
 
 
 def check_chunk_size(chunk_size: int) -> None:

@@ -30,6 +30,9 @@ from mmdiff.utils.modules import task_of, unwrap
 from .ground_truth import ground_truth_scale, metainfo_of
 from .loops.image_set import ImageSet, image_names
 
+# Difference of a metric and its table that is rounding: COCO's has three digits.
+SAME = 1e-3
+
 
 class PredictionsHook(Hook):
     """Keeps what the model predicts in a test, as far as it is measured.
@@ -75,7 +78,7 @@ class CorruptionTables:
         self.bootstrap = Bootstrap()
         self._loader = runner.test_loop.dataloader
         self._images = ImageSet(self._loader, lambda sample: None)
-        self._tables: RecordTables | None = None
+        self._hook: PredictionsHook | None = None
         try:
             self._hook = PredictionsHook(self._scorer(runner))
         except ValueError as error:
@@ -120,9 +123,18 @@ class CorruptionTables:
         except ValueError:
             self.rows = {}
 
-    def knows(self, name: str) -> bool:
-        """Whether a test need not be run again for its table."""
-        return bool(self.problem) or name in self.rows
+    def knows(self, name: str, value: float) -> bool:
+        """Whether a test need not be run again for its table.
+
+        Args:
+            name: Name of the test.
+            value: What its main metric was: a table of another one is not its own.
+        """
+        if self.problem:
+            return True
+        if name not in self.rows:
+            return False
+        return abs(value_of(self.rows[name], self.num_images) - value) < SAME
 
     def add(self, name: str, metrics: dict[str, float]) -> None:
         """Make the table of the test that was just run, and write the file.
@@ -131,11 +143,11 @@ class CorruptionTables:
             name: Name of the test.
             metrics: What the evaluator measured.
         """
-        if self.problem:
+        if self._hook is None:  # on all ranks
             return
         own = self._hook.predictions
         predictions = collect_results(own, self.num_images, 'cpu')
-        if predictions is None:  # this is not the first rank
+        if predictions is None or self.problem:  # known to the first rank alone
             return
         try:
             self.rows[name] = self._table(name, metrics, predictions)
@@ -157,17 +169,16 @@ class CorruptionTables:
             ValueError: If the evaluator alone can count the metric.
         """
         scorer = self._hook.scorer
-        if self._tables is None:
-            self._tables = RecordTables(scorer, main_metric_name(metrics))
+        # One for each test: it keeps the records that it has seen.
+        tables = RecordTables(scorer, main_metric_name(metrics))
         scores = [scorer.image_score(i, one) for i, one in enumerate(predictions)]
         nothing = np.zeros(len(predictions))
         record = RunRecord(predictions, nothing, np.array(scores), AttackStats())
-        table = self._tables.table(record)
+        table = tables.table(record)
         if table is None:
-            metric = self._tables.metric
-            raise ValueError(f'{metric} is counted by the evaluator alone.')
+            raise ValueError(f'{tables.metric} is counted by the evaluator alone.')
         value, count = main_metric(metrics), len(predictions)
-        if told := self._tables.told_apart(name, value, table, count):
+        if told := tables.told_apart(name, value, table, count):
             raise ValueError(f'{told}.')
         return table
 

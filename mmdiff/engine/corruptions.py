@@ -122,7 +122,7 @@ class CorruptionReport:
         for row in report['results']:
             row['metrics'] = numbers(row['metrics'])
             pair = row['corruption'], row['severity']
-            if self.tables.knows(_name(pair)):
+            if self.tables.knows(_name(pair), main_metric(row['metrics'])):
                 self.rows[pair] = row
 
     @property

@@ -227,7 +227,7 @@ class ModelState:
 
     def reset(self) -> None:
         """Undo what was written since; costs little where nothing was."""
-        if self.is_written():
+        if not self._glance.is_as_it_was():
             for kept in self._tensors.values():
                 kept.reset()
             for names in self._names:  # a tensor that is back is counted
@@ -236,11 +236,20 @@ class ModelState:
         self._reset_contents()
 
     def is_written(self) -> bool:
-        """Whether an attribute or tensor of a module is another one, or has changed.
+        """Whether anything is another object, or holds something else."""
+        return not self._glance.is_as_it_was() or self._holds_other_things()
 
-        What containers, arrays and tensors in them hold is not looked at.
-        """
-        return not self._glance.is_as_it_was()
+    def _holds_other_things(self) -> bool:
+        """Whether containers, arrays or tensors in them hold something else."""
+        return (
+            any(not _is_same(*pair) for pair in self._containers)
+            or any(
+                (version is None or tensor._version != version)
+                and not torch.equal(tensor, value)
+                for tensor, value, version in self._loose
+            )
+            or any(not np.array_equal(*pair) for pair in self._arrays)
+        )
 
     def _reset_contents(self) -> None:
         _reset_containers(self._containers)
@@ -295,8 +304,13 @@ def restore_values(tensor: Tensor, value: Tensor) -> None:
 def _reset_containers(pairs: list[tuple[Any, Any]]) -> None:
     """Give containers the items that they had before."""
     for container, before in pairs:
-        if len(container) != len(before) or not _same_items(container, before):
+        if not _is_same(container, before):
             _refill(container, before)
+
+
+def _is_same(container: Any, before: Any) -> bool:
+    """Whether a container holds the very same objects as before."""
+    return len(container) == len(before) and _same_items(container, before)
 
 
 def _same_items(container: Any, before: Any) -> bool:

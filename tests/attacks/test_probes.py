@@ -239,7 +239,10 @@ def test_an_objective_that_rounding_hides_on_one_image_is_told_by_others(
     both = {key: batch[key] + flat[key] for key in batch}
     objective = dict(type='OfFewObjects')
     assert ask(detector, both, objective)[1].best_agreement > 0.97
-    assert ask(detector, flat, objective)[1].best_agreement is None
+    _, gradient, _ = ask(detector, flat, objective)
+    assert gradient.best_agreement is None and gradient.constant == 1
+    flags = check_probes(Probes(ModelProbe(), [gradient]), gradient.objective)
+    assert [flag.code for flag in flags] == ['objective_constant']
 
 
 def test_the_luck_of_noise_is_measured(detector, batch):

@@ -267,3 +267,34 @@ def test_other_mistakes_are_one_sentence():
     ):
         with pytest.raises(ValueError, match=message):
             denoising_errors(model, x, t, noise, torch.zeros(2, dtype=torch.long))
+
+
+def test_mixed_precision_dropout_and_gradients_to_noise_do_not_depend_on_chunks():
+    model, x = build(), images()
+    t, cond = times_of('ddpm'), torch.tensor([2, 0])
+    found = {}
+    for chunk_size in (1000, 4):
+        noise = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        noise.requires_grad_()
+        leaf = x.clone().requires_grad_()
+        with torch.autocast('cpu', torch.bfloat16):
+            errors = denoising_errors(model, leaf, t, noise, cond, chunk_size)
+        found[chunk_size] = torch.autograd.grad(errors.sum(), (leaf, noise))
+    for whole, chunked in zip(*found.values()):
+        assert torch.allclose(whole, chunked, atol=1e-2 * whole.abs().max().item())
+
+    drop = torch.nn.Dropout(0.5).train()
+    conv_out = model.unet.conv_out.forward
+    model.unet.dropout, model.unet.conv_out.forward = drop, lambda h: conv_out(drop(h))
+    leaf = x.clone().requires_grad_()
+    noise = noise.detach()
+    torch.manual_seed(1)
+    errors = denoising_errors(model, leaf, t, noise, cond, chunk_size=4)
+    (grad,) = torch.autograd.grad(errors.sum(), leaf)
+    direction, ends = torch.randn_like(x), []
+    for step in (1e-2, -1e-2):
+        torch.manual_seed(1)
+        moved = x + step * direction
+        ends.append(denoising_errors(model, moved, t, noise, cond, chunk_size=4).sum())
+    slope = ((ends[0] - ends[1]) / 2e-2).item()
+    assert (grad * direction).sum().item() == pytest.approx(slope, rel=0.05)

@@ -165,6 +165,12 @@ def test_intervals_are_those_of_draws_of_the_images(make, config, tmp_path):
     (tmp_path / 'out.tables.npz').write_bytes(b'torn')
     again = evaluate_corruptions(runner, ['contrast'], [1, 3], out)
     assert len(calls) == 3 and again['intervals'] == ends
+    # So are those of which the table is another test's.
+    tables = RowTables.load(tmp_path / 'out.tables.npz')
+    tables.rows['contrast 1'] = tables.rows['clean 0']
+    tables.save(tmp_path / 'out.tables.npz')
+    evaluate_corruptions(runner, ['contrast'], [1, 3], out)
+    assert len(calls) == 4
 
 
 def test_what_no_interval_can_be_made_of_has_a_reason(make, tmp_path):

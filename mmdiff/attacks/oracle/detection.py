@@ -100,6 +100,7 @@ class DetectionOracle(Oracle):
             with training_flags(self.model, training):
                 batch = self.preprocess(group.pixels, samples, group.frames)
                 proposed = self._propose(batch, training) or []
+            self.reset()  # what that left is not for the loss
             question.stats.queries += len(proposed)
             for sample, instances in zip(samples, proposed):
                 sample.proposals = instances
@@ -176,11 +177,14 @@ class DetectionOracle(Oracle):
 
     def _shared_heads(self, features: Any, count: int) -> list[SharedHead]:
         """Ask heads that see features alone once for all images."""
-        if features is None:
+        # Where backbone or neck left something for the loss, it must stay.
+        if features is None or count == 1 or self.is_written():
             return []
         if self._heads is None:
             self._heads = SharedHeads(self.model)
-        return self._heads.ask(features, count, self.is_written)
+        heads = self._heads.ask(features, count, self.is_written)
+        self.reset()  # what a head left that cannot be shared
+        return heads
 
     def _reported(self, batch: dict, goal: DetectionObjective) -> Tensor:
         """Objectives of what is reported at test time, for the whole batch at once."""

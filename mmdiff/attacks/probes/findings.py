@@ -15,6 +15,7 @@ class ObjectiveProbe:
         objective: Name of the objective.
         images: Images that were asked about.
         blocked: Those whose objective does not depend on the image for autograd.
+        constant: Those whose objective changes by no more than rounding of float32.
         agreement: Correlation (about 0) of central differences with the gradient along
             the same directions, by the size of the difference in pixel values, as text.
             ``1`` is a perfect gradient.
@@ -39,6 +40,7 @@ class ObjectiveProbe:
     objective: str
     images: int = 0
     blocked: int = 0
+    constant: int = 0
     agreement: dict[str, float] = field(default_factory=dict)
     best_agreement: float | None = None
     steadiness: float = 1.0

@@ -180,7 +180,10 @@ def _correlate(by_image: Sequence[dict[str, Tensor]], probe: ObjectiveProbe) -> 
             continue
         slopes = torch.stack([image[name] for image in by_image], 1)  # (1 + S, N, D)
         # What is the same for all changes, or no number, says nothing.
-        slopes = slopes[:, slopes[1:].any(dim=2).any(dim=0)]
+        told = slopes[1:].any(dim=2).any(dim=0)
+        if name == WHOLE:
+            probe.constant = int((~told).sum())
+        slopes = slopes[:, told]
         if not torch.isfinite(slopes).all() or not slopes.numel():
             continue
         steadiness = best_agreement(slopes[1:])

@@ -78,6 +78,9 @@ def trained_preprocessing(meta: dict[str, Any]) -> Preprocessing:
 
     Without one it is that of all configs of oddefense: ImageNet's mean and std, RGB.
 
+    Raises:
+        ValueError: If it is written in a way that cannot be read.
+
     Example:
         >>> text = "dict(type='Normalize', mean=[0, 0, 0], std=[1, 1, 1], to_rgb=False)"
         >>> str(trained_preprocessing({'config': text}))
@@ -85,6 +88,11 @@ def trained_preprocessing(meta: dict[str, Any]) -> Preprocessing:
     """
     text = meta.get('config')
     written = NORMALIZE.search(text) if isinstance(text, str) else None
+    if written is None and isinstance(text, str) and 'Normalize' in text:
+        raise ValueError(
+            'The config in the file normalises images in a way that cannot be read; '
+            "write it as dict(type='Normalize', mean=[...], std=[...], to_rgb=True)."
+        )
     if written is None:
         return Preprocessing.of_unit_range(*IMAGENET)
     mean, std = (tuple(float(v) for v in written[i].split(',')) for i in (1, 2))

@@ -28,6 +28,9 @@ CODES = {
     'gradient_replaced': (
         "It did not see through the shield: with gradient='exact' it may go lower."
     ),
+    'objective_constant': (
+        'Nothing tells whether it followed a gradient: a working attack may go lower.'
+    ),
     'objective_jagged': 'Small steps lead nowhere: a working attack may go lower.',
     'other_with_gradients': 'It attacked another function than the one under test.',
     'other_under_attack': 'It attacked another function than the one under test.',

@@ -194,7 +194,7 @@ def _check_objective(probe: ObjectiveProbe) -> list[Flag]:
 def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
     """Whether the gradient is the slope, of the parts of the model and of the whole."""
     if probe.best_agreement is None:
-        return []
+        return _check_constant(probe)
     cut = {part: c for part, c in probe.parts.items() if c < AGREEMENT}
     jagged = {part: c for part, c in probe.smoothness.items() if c < STEADY}
     gains = [abs(gain) for gain in probe.gains.values()]
@@ -219,6 +219,17 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
         )
         return [flag('gradient_wrong', text)]
     return _check_whole(probe, probe.best_agreement)
+
+
+def _check_constant(probe: ObjectiveProbe) -> list[Flag]:
+    """Whether nothing can be said, as an objective hides its changes by its size."""
+    if not probe.constant or probe.constant + probe.blocked < probe.images:
+        return []
+    text = (
+        f'objective {probe.objective!r} changes by no more than rounding on '
+        f'{probe.constant} images that change: its gradient cannot be checked'
+    )
+    return [flag('objective_constant', text)]
 
 
 def _check_whole(probe: ObjectiveProbe, best: float) -> list[Flag]:

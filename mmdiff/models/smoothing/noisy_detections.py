@@ -41,7 +41,8 @@ class NoisyDetections:
 
         Args:
             samples: Data samples with ``pred_instances``, one for each copy.
-            lowest: Detections of a lower score are left out.
+            lowest: Detections of a lower score are left out, and so are boxes with a
+                coordinate that is no finite number.
 
         Raises:
             ValueError: If a detector reports no upright boxes.
@@ -55,7 +56,8 @@ class NoisyDetections:
                     f'Boxes of {boxes.shape[-1]} values are not upright ones of four '
                     'coordinates, which medians are taken of; take a detector of such.'
                 )
-            kept = told.scores >= lowest
+            # A coordinate that is no number has no place in an order.
+            kept = (told.scores >= lowest) & boxes.isfinite().all(-1)
             labels = told.labels[kept].cpu().long()
             boxes, scores = boxes[kept].cpu().float(), told.scores[kept].cpu().float()
             copy = torch.full_like(labels, number)
