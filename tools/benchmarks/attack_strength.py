@@ -7,7 +7,7 @@ a run that was killed goes on where it stopped.
 
 import argparse
 import logging
-import sys
+import re
 import warnings
 from pathlib import Path
 
@@ -33,7 +33,7 @@ VERSION_01 = (
 )
 PAGE = """# How strong `standard` is
 
-Made by `python tools/benchmarks/attack_strength.py{flags}`:
+Made by `python tools/benchmarks/attack_strength.py --detectors {detectors}`:
 {images} images, {steps} steps, Linf, protocol `adaptive`, mAP at IoU 0.5 with 95 %
 intervals over images (too narrow on so few). Worst cases are what all attacks of a
 preset do together.
@@ -135,9 +135,12 @@ def main() -> None:
                 cells[label_of(entry, preset)] = score(entry)
     table = table_of(columns)
     Console(width=140).print(table.to_rich())
-    flags = ''.join(f' {flag}' for flag in sys.argv[1:] if not flag.startswith('/'))
+    # Files of the user's own are named by what they are.
+    detectors = ' '.join(
+        re.sub('=.*@', '=CONFIG,CHECKPOINT@', d) for d in args.detectors
+    )
     page = PAGE.format(
-        flags=flags,
+        detectors=' '.join(named),
         images=args.num_images,
         steps=args.steps,
         table=table.to_markdown(),
