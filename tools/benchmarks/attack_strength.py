@@ -136,9 +136,7 @@ def main() -> None:
     table = table_of(columns)
     Console(width=140).print(table.to_rich())
     # Files of the user's own are named by what they are.
-    detectors = ' '.join(
-        re.sub('=.*@', '=CONFIG,CHECKPOINT@', d) for d in args.detectors
-    )
+    named = [re.sub('=.*@', '=CONFIG,CHECKPOINT@', name) for name in args.detectors]
     page = PAGE.format(
         detectors=' '.join(named),
         images=args.num_images,
