@@ -135,6 +135,8 @@ def with_paths(text: str, folder: Path) -> str:
             parts = ('models/faster-rcnn_dfpn-c64', 'priors/toy_voc', 'datasets/voc07')
         if "pop('attack')" in text:
             parts += ('adversarial/pgd-4_linf4',)
+        if '_base_.test_evaluator' in text:
+            parts += ('datasets/voc07_320px',)
         bases = [ROOT / 'configs' / '_base_' / f'{part}.py' for part in parts]
     return f'_base_ = {ids(bases)}\n{text}'
 
