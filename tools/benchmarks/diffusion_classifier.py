@@ -64,8 +64,8 @@ def load(args: argparse.Namespace, count: int, classes: int) -> dict:
     images, samples = [], []
     folders = []
     if args.data is not None:
-        found = list_dir_or_file(args.data, list_dir=True, list_file=False)
-        folders = sorted(args.data / name for name in found)
+        names = list_dir_or_file(args.data, list_dir=True, list_file=False)
+        folders = sorted(args.data / name for name in names)
     generator = torch.Generator().manual_seed(0)
     for i in range(count):
         label = i % classes
@@ -134,8 +134,8 @@ def main() -> None:
         }
     ]
     raw = {'gradient': {'seconds': seconds, 'MiB': memory}}
-    for name, (spent, found, calls) in ways.items():
-        same = sum(one == other for one, other in zip(found, labels))
+    for name, (spent, predicted, calls) in ways.items():
+        same = sum(one == other for one, other in zip(predicted, labels))
         share = sum(calls) / sum(passes)
         mean = sum(calls) / len(calls)
         rows.append(
@@ -147,7 +147,12 @@ def main() -> None:
                 f'{args.images}',
             }
         )
-        raw[name] = {'seconds': spent, 'labels': found, 'calls': calls, 'share': share}
+        raw[name] = {
+            'seconds': spent,
+            'labels': predicted,
+            'calls': calls,
+            'share': share,
+        }
     raw['truth'] = [i % make(args).prior.num_classes for i in range(args.images)]
     report(f'{args.prior}, chunks of {args.chunk_size}', rows, machine, raw, args.out)
 

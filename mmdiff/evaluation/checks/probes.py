@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mmdiff.attacks.objectives import REPORTED
 from mmdiff.attacks.probes.findings import ModelProbe, ObjectiveProbe, Probes
 
 from ..entry import Entry, Flag
@@ -223,7 +224,10 @@ def _check_gradient(probe: ObjectiveProbe) -> list[Flag]:
 
 def _check_constant(probe: ObjectiveProbe) -> list[Flag]:
     """Whether nothing can be said, as an objective hides its changes by its size."""
-    if not probe.constant or probe.constant + probe.blocked < probe.images:
+    # What is reported is so wherever no candidate is on an object.
+    if probe.objective in REPORTED or not probe.constant:
+        return []
+    if probe.constant + probe.blocked < probe.images:
         return []
     text = (
         f'objective {probe.objective!r} changes by no more than rounding on '
