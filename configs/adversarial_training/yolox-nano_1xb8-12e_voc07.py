@@ -10,3 +10,8 @@ _base_ = [
 # Made by tools/benchmarks/coco_to_voc.py.
 load_from = 'checkpoints/yolox_nano_voc20.pth'
 custom_hooks = [dict(type='mmdiff.NormEvalHook')]
+# The stem sees 0..255: its weights are a hundredth of others, and so are its steps.
+optim_wrapper = dict(
+    optimizer=dict(lr=1e-4),
+    paramwise_cfg=dict(custom_keys={'backbone.stem': dict(lr_mult=0.01)}),
+)
