@@ -104,11 +104,23 @@ def table_of(columns: dict[str, dict[str, str]]) -> Table:
     return Table('', ['attack', *columns], rows)
 
 
+def detector_at(text: str) -> str:
+    """Check an argument, ``NAME@EPS`` or ``NAME=CONFIG,CHECKPOINT@EPS``."""
+    name, _, eps = text.rpartition('@')
+    if not re.fullmatch(r'[\d.]+', eps) or not ('=' in name or name in DETECTORS):
+        known = ' or '.join(DETECTORS)
+        raise argparse.ArgumentTypeError(
+            f'{text!r} must be NAME@EPS of {known}, or NAME=CONFIG,CHECKPOINT@EPS.'
+        )
+    return text
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         '--detectors',
         nargs='+',
+        type=detector_at,
         default=[f'{name}@4' for name in DETECTORS],
         metavar='NAME[=CONFIG,CHECKPOINT]@EPS',
         help=f'one of {", ".join(DETECTORS)}, or yours',
