@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/attention-head.py',
     '../_base_/priors/cls_cifar10-patch2.py',
     '../_base_/datasets/cifar10_folders.py',
-    '../_base_/schedules/sgd_20e_cls.py',
+    '../_base_/schedules/adamw_20e_cls.py',
     '../_base_/mmdiff_cls_runtime.py',
 ]
 

@@ -4,8 +4,10 @@ _base_ = [
     '../_base_/models/linear-head.py',
     '../_base_/priors/cls_cifar10-patch2.py',
     '../_base_/datasets/cifar10_folders.py',
-    '../_base_/schedules/sgd_20e_cls.py',
+    '../_base_/schedules/adamw_20e_cls.py',
     '../_base_/mmdiff_cls_runtime.py',
 ]
 
 model = dict(**_base_.pop('prior'))
+# One layer takes, and needs, larger steps than transformer blocks.
+optim_wrapper = dict(optimizer=dict(lr=1e-2))
