@@ -75,6 +75,7 @@ def test_their_test_and_ours_find_the_same_accuracy(checkpoint, toy, tmp_path):
     report = json.loads((tmp_path / 'robustness.json').read_text())
     clean, attacked = (row['metrics']['accuracy/top1'] for row in report['results'])
     assert clean == theirs and attacked <= clean
+    assert report['cost']['train_seconds'] > 0  # as the checkpoint tells
 
 
 def test_their_inferencer_gives_the_classes_of_files(checkpoint, toy):

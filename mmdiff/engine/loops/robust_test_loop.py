@@ -20,7 +20,7 @@ from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_type
 from mmdiff.registry import LOOPS
 
 from ..ground_truth import ground_truth_scale, metainfo_of
-from ..hooks import AttackHook
+from ..hooks import AttackHook, TrainingTimeHook
 from .adversarial_sets import sets_of
 from .cached_runs import CachedRuns
 from .flags import check_step, compare_rows
@@ -74,7 +74,8 @@ class RobustTestLoop(TestLoop):
         out: File of the report; ``None`` is ``work_dir/robustness.json``.
         name: Name of the model in the report; ``None`` is its config's.
         protocol: ``'adaptive'``, or ``'paper'``: attacks as published, flaws included.
-        train_seconds: Time that training took, if known, for the report.
+        train_seconds: Time that training took, for the report; ``None`` is what the
+            checkpoint tells, if it does.
         sanity_images: Images, rounded up to whole batches, for the runs behind the
             checks: clean again, noise, more steps, a huge budget, black-box search.
         num_gallery: Images to show in the report.
@@ -134,6 +135,8 @@ class RobustTestLoop(TestLoop):
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
         self.fresh, self.name = fresh, name or name_of(runner.cfg)
         self.protocol, self.train_seconds = protocol, train_seconds
+        self.training_time = TrainingTimeHook()
+        runner.register_hook(self.training_time)
         self.num_gallery, self.leave_out = num_gallery, leave_out
         self.indices, self.evaluations = indices, evaluations
         self._connect(fp16, interval, sanity_images)
@@ -206,6 +209,8 @@ class RobustTestLoop(TestLoop):
 
     def _run_plan(self) -> None:
         plan = self.plan
+        if self.train_seconds is None:
+            self.train_seconds = self.training_time.seconds
         self.results = describe_run(
             self.runner,
             self.oracle.task,

@@ -262,6 +262,7 @@ def test_a_healthy_run(robust, toy_root, weights, tmp_path, probed):
     assert build_page([model]).models[0].gallery[0].png
     assert [e.role for e in model.entries][-2:] == ['control', 'worst_case']
     assert report['cost']['trainable_params'] > 1000
+    assert report['cost']['train_seconds'] is None  # the file has bare weights
     check_probed(report, entries, keys[1:4])
 
 
