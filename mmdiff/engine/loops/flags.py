@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import Probes
 from mmdiff.evaluation.checks import (
@@ -13,6 +15,7 @@ from mmdiff.evaluation.checks import (
     check_rise,
     check_rows,
     check_search,
+    shows_something,
 )
 from mmdiff.evaluation.entry import Entry, Flag
 from mmdiff.evaluation.results import Results
@@ -28,7 +31,16 @@ def check_step(step: Step, clean: Entry, probes: Probes) -> list[Flag]:
     # What follows from a flag is no second one.
     flags = flags or check_search(step.entry)
     flags = flags or check_rise(step.entry, probes)
-    return [*check_probes(probes, objective_name(step.attack.objective)), *flags]
+    probed = check_probes(probes, objective_name(step.attack.objective))
+    # A gradient that could not be checked overstates nothing where nothing is left.
+    if _leaves_nothing(step.entry, clean):
+        probed = [flag for flag in probed if flag.code != 'objective_constant']
+    return [*probed, *flags]
+
+
+def _leaves_nothing(attacked: Entry, clean: Entry) -> bool:
+    left, before = np.array(attacked.image_scores), np.array(clean.image_scores)
+    return len(left) > 0 and not shows_something(left, before)
 
 
 def compare_rows(results: Results, steps: Sequence[Step], score_name: str) -> None:

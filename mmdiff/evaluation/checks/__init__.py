@@ -6,7 +6,7 @@ themselves.
 """
 
 from .codes import CODES, flag, slack
-from .controls import check_controls
+from .controls import check_controls, shows_something
 from .probes import check_probes, check_rise
 from .rows import (
     check_clean,
@@ -35,5 +35,6 @@ __all__ = [
     'count_differing',
     'flag',
     'name_gradient',
+    'shows_something',
     'slack',
 ]

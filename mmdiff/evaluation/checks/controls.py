@@ -60,14 +60,19 @@ def check_controls(
         hidden = _check_objectives(sanity, attacked, controls['square'], start)
         # Where an attack leaves nothing, random changes may do much, too: the model is
         # that weak, and nothing is hidden.
-        if not counted.any() or _shows(scored['attacked'], scored['clean']):
+        if not counted.any() or shows_something(scored['attacked'], scored['clean']):
             flags += hidden
     order = list(CODES)
     return sanity, sorted(flags, key=lambda f: order.index(f.code))
 
 
-def _shows(left: np.ndarray, clean: np.ndarray) -> bool:
-    """Whether scores (N,) are more than what nearly nothing has, beside clean ones."""
+def shows_something(left: np.ndarray, clean: np.ndarray) -> bool:
+    """Whether scores (N,) are more than what nearly nothing has, beside clean ones.
+
+    Example:
+        >>> shows_something(np.array([0.1, 0.3]), np.array([1.0, 1.0]))
+        False
+    """
     return bool(left.mean() > max(MUCH * clean.mean(), 1 / len(clean)))
 
 
@@ -104,7 +109,7 @@ def _check_scores(
         )
         flags.append(flag('gradients_lead_nowhere', text))
     tried = [scored[run] for run in ('attacked', 'longer', 'large') if run in scored]
-    reached = not all(_shows(left, scored['clean']) for left in tried)
+    reached = not all(shows_something(left, scored['clean']) for left in tried)
     if 'large' in scored and not masked and not reached:
         text = (
             f'{name} leaves a {score_name} of {score:.3f} (clean {clean:.3f}), and '
