@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mmdiff.evaluation.report import (
     build_page,
+    draw_picture,
     read_reports,
     render,
     render_markdown,
@@ -25,12 +26,20 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default='report.html', help='the page')
     parser.add_argument('--markdown', type=Path, help='its main table, for a README')
     parser.add_argument('--csv', type=Path, help='all numbers, with all digits')
+    parser.add_argument(
+        '--picture',
+        type=Path,
+        help='the metric over eps and over training seconds: .png, .svg or .pdf',
+    )
     args = parser.parse_args()
     try:
         models = read_reports(args.reports)
+        page = build_page(models)
+        if args.picture:
+            draw_picture(page, args.picture)
+            print(f'written to {args.picture}')
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'robustness_report.py: {error}')
-    page = build_page(models)
     texts = {Path(args.out): render(page)}
     if args.markdown:
         texts[args.markdown] = render_markdown(page)

@@ -344,6 +344,31 @@ def test_tools_write_the_same_bytes_every_time(write, tmp_path, monkeypatch, cap
     assert written[0] == written[1]
 
 
+def test_a_picture_shows_the_budgets_of_one_norm(write, tmp_path, monkeypatch):
+    slow = make_results(name='slow', cost=ModelCost(1e6, 5000.0))
+    paths = write(make_results()), write(slow, 'slow.json')
+    flags = '--out', tmp_path / 'a.html', '--picture'
+    for name in ('new/a.png', 'a.svg'):
+        run_tool(monkeypatch, 'robustness_report.py', *paths, *flags, tmp_path / name)
+    assert Image.open(tmp_path / 'new' / 'a.png').width > 900  # two panels
+    shown = (tmp_path / 'a.svg').read_text()
+    for words in ('eps (Linf, pixel values 0 to 255)', 'training, seconds', 'slow'):
+        assert f'<!-- {words} -->' in shown
+    with pytest.raises(SystemExit, match='a.gif is of no format .*png'):
+        run_tool(
+            monkeypatch, 'robustness_report.py', *paths, *flags, tmp_path / 'a.gif'
+        )
+    clean = make_results(entries=[make_entry('clean', 0.8)])
+    with pytest.raises(SystemExit, match='No attack of these files has a budget'):
+        run_tool(
+            monkeypatch,
+            'robustness_report.py',
+            write(clean, 'clean.json'),
+            *flags,
+            tmp_path / 'b.png',
+        )
+
+
 def test_compare_lists_models_and_says_what_is_unreliable(write, monkeypatch, capsys):
     path, other = write(make_results()), write(other_results('[red]b'), 'b.json')
     monkeypatch.setenv('COLUMNS', '170')

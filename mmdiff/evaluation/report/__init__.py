@@ -4,6 +4,7 @@ Nothing here needs torch or an mm package.
 """
 
 from .page import Page, build_page
+from .picture import draw_picture
 from .read import ReportModel, read_reports
 from .render import render, render_markdown, to_csv
 
@@ -11,6 +12,7 @@ __all__ = [
     'Page',
     'ReportModel',
     'build_page',
+    'draw_picture',
     'read_reports',
     'render',
     'render_markdown',
