@@ -1,5 +1,7 @@
 """Predictions are of the image alone, and heads say the same in tests and in losses."""
 
+import copy
+
 import pytest
 import torch
 from conftest import batch_of
@@ -89,6 +91,42 @@ def test_a_head_that_scores_otherwise_for_losses_is_flagged(detector):
     assert probe.head_gap == pytest.approx(0.5) and not probe.test_gap
     (flag,) = check_probes(Probes(probe), 'total')
     assert flag.code == 'other_under_attack' and 'heads score' in flag.text
+
+
+def test_features_that_change_on_the_way_to_the_head_are_flagged(detector):
+    predict = detector.predict
+
+    def averaged(inputs, samples, **kwargs):
+        plain = detector.extract_feat
+        views = [inputs, inputs.flip(-1)]
+        detector.extract_feat = lambda x: tuple(
+            (a + b.flip(-1)) / 2 for a, b in zip(*map(plain, views))
+        )
+        try:
+            return predict(inputs, samples, **kwargs)
+        finally:
+            detector.extract_feat = plain
+
+    detector.predict = averaged
+    probe = probe_model(oracle_of(detector), batch_of([(3, 64, 64)]))
+    assert probe.test_gap > 0.01 and probe.more_calls == 0
+    (flag,) = check_probes(Probes(probe), 'total')
+    assert flag.code == 'other_under_attack' and 'those of a test' in flag.text
+
+
+def test_views_that_only_a_test_asks_for_are_flagged(detector):
+    predict = detector.predict
+
+    def merged(inputs, samples, **kwargs):
+        first = predict(inputs, copy.deepcopy(samples), **kwargs)
+        predict(inputs.flip(-1), copy.deepcopy(samples), **kwargs)
+        return first
+
+    detector.predict = merged
+    probe = probe_model(oracle_of(detector), batch_of([(3, 64, 64)]))
+    assert probe.test_gap == 0 and probe.more_calls == 1
+    (flag,) = check_probes(Probes(probe), 'total')
+    assert flag.code == 'other_under_attack' and '1 times more' in flag.text
 
 
 def test_boxes_in_other_units_are_no_other_head(detector):

@@ -14,6 +14,7 @@ from mmdiff.evaluation.checks import (
     check_members,
     check_randomness,
     check_rows,
+    check_scores,
     check_search,
     count_differing,
     flag,
@@ -134,6 +135,23 @@ def test_images_of_few_classes_are_flagged():
     clean.num_images = 2  # of a thousand classes two images can be of two
     clean.per_class = {'cat': 0.0, 'dog': 1.0}
     assert check_clean(clean, 1000) == []
+
+
+@pytest.mark.parametrize(
+    'objective, spread, expected',
+    [
+        ('ce', 0.0, ['scores_flat']),
+        ('total', 0.04, ['scores_flat']),
+        ('ce', 0.06, []),
+        ('dlr', 0.0, []),
+        ('ce', None, []),  # of detectors
+    ],
+)
+def test_equal_scores_hide_the_closest_class_from_the_cross_entropy(
+    objective, spread, expected
+):
+    entry = make_entry('pgd', settings={'objective': objective})
+    assert codes(check_scores(entry, spread)) == expected
 
 
 def test_a_metric_that_chance_raised_is_not_flagged():

@@ -84,6 +84,16 @@ def test_noise_moves_scores_and_rounding_does_not(scorer):
     assert scorer.differ(one, prediction(0.69, 0.21, 0.1))
 
 
+def test_noise_of_nearly_equal_scores_is_noise(scorer, record):
+    """Of logits times 1e-4, every draw would have been the same."""
+    one = prediction(1 / 3 + 1e-5, 1 / 3, 1 / 3 - 1e-5)
+    assert scorer.differ(one, prediction(1 / 3, 1 / 3 + 1e-5, 1 / 3 - 1e-5))
+    assert not scorer.differ(one, prediction(1 / 3 + 1.01e-5, 1 / 3, 1 / 3 - 1e-5))
+    assert scorer.score_spread(record) > 0.5
+    record.predictions = [one] * 3
+    assert scorer.score_spread(record) == pytest.approx(6e-5, rel=0.01)
+
+
 def test_an_evaluator_without_accuracy_and_samples_without_a_class_are_refused(scorer):
     from mmpretrain.structures import DataSample
 

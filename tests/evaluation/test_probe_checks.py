@@ -34,6 +34,7 @@ def gradient_flags(best=0.99, **changes):
         ('truth_at_other_scale', dict(fit={'2': 3.0}), dict(fit={'2': 1.4})),
         ('other_truth', dict(fit_classes={'+1': 3.0}), dict(fit_classes={'+1': 1.4})),
         ('other_under_attack', dict(head_gap=0.01), dict(head_gap=1e-4)),
+        ('other_under_attack', dict(more_calls=1), dict(more_calls=-1)),
         ('reads_truth', dict(truth_read=1), {}),
         (
             'zero_gradients',

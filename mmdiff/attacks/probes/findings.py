@@ -68,10 +68,12 @@ class ModelProbe:
         grad_gap: The same of features with gradients on and off.
         flag_gap: The same of features, with the flags of a test and of an attack;
             ``None`` where their shapes differ, as of branches for training.
-        test_gap: The same of features that ``test_step`` computes and those that the
-            loss is taken on; ``None`` where they cannot be compared.
+        test_gap: The same of features that ``test_step`` computes, or gives to its
+            heads, and those that the loss is taken on; ``None`` where they cannot be
+            compared.
         head_gap: The same of what heads make of equal features, in a test and for the
             loss: of the first of their outputs, which are scores.
+        more_calls: How many more times a test asks a head on features than a loss does.
         blind_share: Share of the pixel values on which features have no gradient.
         blind_change: By how much features change when these values move by the whole
             budget, relative to the change when all do; of the worst image.
@@ -99,6 +101,7 @@ class ModelProbe:
     flag_gap: float | None = None
     test_gap: float | None = None
     head_gap: float = 0.0
+    more_calls: int = 0
     blind_share: float = 0.0
     blind_change: float = 0.0
     truth_read: int = 0

@@ -16,7 +16,7 @@ from ..errors import NotApplicable
 from ..oracle import ImageGroup, Oracle
 from ..result import AttackStats
 from .findings import ModelProbe
-from .heads import Heads, head_gap
+from .heads import Heads, dense_heads, features_gap, head_gap, more_calls
 from .tensors import flat, relative_gap, widest_gap
 
 
@@ -83,6 +83,12 @@ class _Comparison:
         if probe.fixed:
             probe.test_gap = _widest(probe.test_gap, widest_gap(attacked, tested))
             probe.head_gap = max(probe.head_gap, head_gap(in_test, in_loss))
+            # What is done to features between extract_feat and the heads.
+            dense = dense_heads(in_loss, attacked or [])
+            gap = features_gap(in_test, in_loss, dense)
+            probe.test_gap = _widest(probe.test_gap, gap) if dense else probe.test_gap
+            more = more_calls(in_test, in_loss, dense)
+            probe.more_calls = max(probe.more_calls, more)
 
     def _tested(self, seed: int) -> list[Tensor] | None:
         """First features that a test computes; ``None`` if it asks for none."""

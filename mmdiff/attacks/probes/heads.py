@@ -13,8 +13,8 @@ from .tensors import flat, widest_gap
 
 # Heads, and stages of a cascade: ``bbox_head``, ``roi_head.bbox_head.2``.
 HEAD = re.compile(r'(^|_|\.)head(\.\d+)?$')
-# Features and scores that went through each head, by its name.
-Calls = dict[str, tuple[list[Tensor], list[Tensor]]]
+# Features and scores of each call of each head, by its name.
+Calls = dict[str, list[tuple[list[Tensor], list[Tensor]]]]
 
 
 @contextmanager
@@ -36,7 +36,7 @@ def listening_to_heads(
 
 
 class Heads:
-    """Listen to the first call of each head.
+    """Listen to the calls of each head.
 
     Args:
         model: The model.
@@ -51,7 +51,7 @@ class Heads:
         return listening_to_heads(self.model, self._note)
 
     def take(self) -> Calls:
-        """Features and scores of the first calls since the last time, by head."""
+        """Features and scores of the calls since the last time, by head."""
         calls, self._calls = self._calls, {}
         return calls
 
@@ -61,7 +61,7 @@ class Heads:
             kinds = outputs if isinstance(outputs, list | tuple) else [outputs]
             scores = flat(kinds[0]) if len(kinds) else []
             call = [x.detach() for x in flat(inputs)], [x.detach() for x in scores]
-            self._calls.setdefault(name, call)
+            self._calls.setdefault(name, []).append(call)
 
         return noting
 
@@ -69,7 +69,8 @@ class Heads:
 def head_gap(in_test: Calls, in_loss: Calls) -> float:
     """Largest relative difference of scores where features are the same.
 
-    Heads on boxes are given others in a test than for the loss, and are not compared.
+    First calls are compared. Heads on boxes are given others in a test than for the
+    loss, and are not compared.
 
     Args:
         in_test: What :meth:`Heads.take` gave after a test.
@@ -77,7 +78,47 @@ def head_gap(in_test: Calls, in_loss: Calls) -> float:
     """
     gaps = [0.0]
     for name in in_test.keys() & in_loss.keys():
-        (features, scores), (same, scores_in_loss) = in_test[name], in_loss[name]
+        features, scores = in_test[name][0]
+        same, scores_in_loss = in_loss[name][0]
         if widest_gap(features, same) == 0:
             gaps.append(widest_gap(scores, scores_in_loss) or 0.0)
     return max(gaps)
+
+
+def dense_heads(in_loss: Calls, features: list[Tensor]) -> list[str]:
+    """Names of the heads that losses give nothing but features of the model.
+
+    Args:
+        in_loss: What :meth:`Heads.take` gave after a loss.
+        features: What ``extract_feat`` gives.
+    """
+    return [
+        name
+        for name, calls in in_loss.items()
+        if calls[0][0]
+        and all(
+            any(widest_gap([given], [own]) == 0 for own in features)
+            for given in calls[0][0]
+        )
+    ]
+
+
+def features_gap(in_test: Calls, in_loss: Calls, names: list[str]) -> float:
+    """Largest relative difference of what heads are given in a test and for a loss.
+
+    Args:
+        in_test, in_loss: See :func:`head_gap`.
+        names: Heads that can be compared: :func:`dense_heads`.
+    """
+    gaps = [
+        widest_gap(in_test[name][0][0], in_loss[name][0][0])
+        for name in names
+        if name in in_test
+    ]
+    # Of other shapes: another size of the image, say.
+    return max((1.0 if gap is None else gap for gap in gaps), default=0.0)
+
+
+def more_calls(in_test: Calls, in_loss: Calls, names: list[str]) -> int:
+    """How many more times a test asks one of these heads than a loss does."""
+    return max((len(in_test.get(n, ())) - len(in_loss[n]) for n in names), default=0)

@@ -11,7 +11,12 @@ from mmengine.runner import Runner, TestLoop
 from torch.utils.data import DataLoader
 
 from mmdiff.attacks import Attack, Budget, oracle_of
-from mmdiff.evaluation.checks import check_clean, check_controls, name_gradient
+from mmdiff.evaluation.checks import (
+    check_clean,
+    check_controls,
+    check_scores,
+    name_gradient,
+)
 from mmdiff.evaluation.entry import Entry
 from mmdiff.evaluation.evaluations import describe_evaluations
 from mmdiff.evaluation.record import RunRecord
@@ -268,6 +273,7 @@ class RobustTestLoop(TestLoop):
         """Run an attack's restarts; its row is what the best of them leave."""
         entry = step.entry
         entry.flags += name_gradient(entry, self.results.shield)
+        entry.flags += check_scores(entry, self.scorer.score_spread(self.clean))
         inside = [run for o in self._within(entry.budget) for run in o.runs]
         skip = self.skip_fooled and entry.role == 'attack'
         entry.cumulative = skip and bool(inside)

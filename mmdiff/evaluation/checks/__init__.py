@@ -15,6 +15,7 @@ from .rows import (
     check_randomness,
     check_repeated,
     check_rows,
+    check_scores,
     check_search,
     count_differing,
 )
@@ -31,6 +32,7 @@ __all__ = [
     'check_repeated',
     'check_rise',
     'check_rows',
+    'check_scores',
     'check_search',
     'count_differing',
     'flag',

@@ -51,6 +51,10 @@ CODES = {
         'It does not touch what the model sees (its gradients lead nowhere, or it was '
         'made on another model or other images): a working attack may go lower.'
     ),
+    'scores_flat': (
+        'All wrong classes weigh alike in it: an attack by margins (dlr, cw) may go '
+        'lower.'
+    ),
     'not_converged': (
         'Give it more or smaller steps: read its metric as an upper bound.'
     ),

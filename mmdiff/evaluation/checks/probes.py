@@ -139,6 +139,11 @@ def _other_under_attack(probe: ModelProbe) -> str | None:
             'features that losses are taken on differ from those of a test by '
             f'{probe.test_gap:.2g} of their size'
         )
+    if probe.more_calls > 0:
+        return (
+            f'a test asks a head {probe.more_calls} times more than a loss does, as '
+            'of other views of the image, which the attack does not see'
+        )
     return None
 
 

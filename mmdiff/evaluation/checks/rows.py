@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,6 +31,10 @@ SAME = 1e-3
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
 # them, the detector is too weak for DAG to say anything.
 CHANGED_SHARE = 0.5
+# Logits of trained classifiers span 5 and more; within a twentieth the probability of
+# each wrong class is the same to 5 %, and so is its weight in the gradient.
+FLAT = 0.05
+OF_PROBABILITIES = ('total', 'ce', 'kl')
 # Evaluations that tell the spread of a model that draws, as an advice.
 MANY = 8
 
@@ -207,6 +212,25 @@ def check_clean(clean: Entry, num_classes: int = 0) -> list[Flag]:
         )
         flags.append(flag('few_classes', text))
     return flags
+
+
+def check_scores(entry: Entry, spread: float | None) -> list[Flag]:
+    """Whether an attack on the cross-entropy sees which wrong class is close.
+
+    Args:
+        entry: Row of the attack.
+        spread: What :meth:`Scorer.score_spread` says of the clean images.
+    """
+    objective = entry.settings.get('objective')
+    if spread is None or spread >= FLAT or objective not in OF_PROBABILITIES:
+        return []
+    text = (
+        f'scores of the classes are nearly equal (the highest is '
+        f'{math.exp(spread):.6g} times the lowest on the clean images), so objective '
+        f'{objective!r} is all but constant and does not aim at the class that is '
+        'closest; attack by dlr or cw as well'
+    )
+    return [flag('scores_flat', text)]
 
 
 def check_randomness(

@@ -146,6 +146,13 @@ class Scorer(ABC):
         """Whether an image shows anything that an attack could make a model miss."""
         return True
 
+    def score_spread(self, record: RunRecord) -> float | None:
+        """Log of how many times the score of one class is another's, in the middle.
+
+        ``None`` if predictions are no scores of all classes.
+        """
+        return None
+
     def matcher(self, metric: str) -> Matcher | None:
         """Matcher of the detections that a metric counts; ``None`` if there is none.
 

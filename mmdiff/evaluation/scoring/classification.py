@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..entry import PERCENT
@@ -112,7 +113,17 @@ class ClassificationScorer(Scorer):
         """Which images are classified rightly, if that is what the metric counts."""
         return MeanTable(record.score) if metric.endswith(PERCENT) else None
 
+    def score_spread(self, record: RunRecord) -> float:
+        """Log of the highest over the lowest score of an image, the middle of all."""
+        scores = torch.stack([p['pred_score'] for p in record.predictions])
+        logs = scores.double().clamp(min=1e-30).log()
+        return float((logs.max(1).values - logs.min(1).values).median())
+
     def differ(self, first: Prediction, second: Prediction) -> bool:
-        """Whether any class's score differs by more than rounding."""
-        apart = (first['pred_score'] - second['pred_score']).abs().max()
-        return bool(apart > 1e-3)
+        """Whether any class's score differs by more than rounding.
+
+        Scores that are nearly equal differ by little even if another class leads.
+        """
+        one, other = first['pred_score'], second['pred_score']
+        apart = (one - other).abs().max()
+        return bool(apart > max(1e-3 * float(one.max() - one.min()), 1e-6))

@@ -178,6 +178,8 @@ def other_functions() -> list[Case]:
         ),
         ('purified in tests only', models.purified_in_tests_only, attack),
         ('other scores in losses', more_models.other_head_in_losses, attack),
+        ('views averaged in tests only', more_models.views_averaged, attack),
+        ('views merged in tests only', more_models.views_merged, attack),
         ('fractions of pixels blurred', more_models.blurred_floats, attack),
         ('noise without a seed', models.noise_of_its_own, ('noise_without_seed',)),
         ('fresh noise, one pass', models.fresh_noise, ('randomised',)),

@@ -5,9 +5,12 @@ Each function changes a detector in place, as those of :mod:`.models` do.
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
+from mmcv.ops import batched_nms
+from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from .models import _blur, _each, _through_input, _through_pixels, _through_truth
@@ -174,3 +177,50 @@ def strict_suppression(model: nn.Module) -> None:
     """Next to nothing may overlap, and few objects are reported."""
     model.bbox_head.test_cfg.nms.iou_threshold = 0.1
     model.bbox_head.test_cfg.max_per_img = 5
+
+
+# Other views of the image, in tests only.
+
+
+def views_averaged(model: nn.Module) -> None:
+    """Features of the image and of its mirror image, behind ``extract_feat``."""
+    predict, plain = model.predict, model.extract_feat
+
+    def averaged(inputs: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def both(x: Tensor) -> tuple:
+            mirrored = (feature.flip(-1) for feature in plain(x.flip(-1)))
+            return tuple((a + b) / 2 for a, b in zip(plain(x), mirrored))
+
+        model.extract_feat = both
+        try:
+            return predict(inputs, *args, **kwargs)
+        finally:
+            model.extract_feat = plain
+
+    model.predict = averaged
+
+
+def views_merged(model: nn.Module) -> None:
+    """Boxes of the image and of its mirror image, after one more suppression."""
+    predict = model.predict
+
+    def merged(inputs: Tensor, samples: list, *args: Any, **kwargs: Any) -> Any:
+        mirrored = copy.deepcopy(samples)
+        found = predict(inputs, samples, *args, **kwargs)
+        others = predict(inputs.flip(-1), mirrored, *args, **kwargs)
+        for sample, other in zip(found, others):
+            sample.pred_instances = _merge(sample, other.pred_instances)
+        return found
+
+    model.predict = merged
+
+
+def _merge(sample: Any, mirrored: InstanceData) -> InstanceData:
+    boxes = mirrored.bboxes.clone()
+    boxes[:, [0, 2]] = sample.ori_shape[1] - boxes[:, [2, 0]]
+    mirrored.bboxes = boxes
+    both = InstanceData.cat([sample.pred_instances, mirrored])
+    kept = batched_nms(
+        both.bboxes, both.scores, both.labels, {'type': 'nms', 'iou_threshold': 0.5}
+    )[1]
+    return both[kept]
