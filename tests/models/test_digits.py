@@ -12,6 +12,8 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmdiff import PGD, DiffusionModel
+from mmdiff.attacks import APGD
+from mmdiff.models import PurifiedModel
 from mmdiff.registry import MODELS
 
 pytest.importorskip('mmpretrain')
@@ -179,3 +181,63 @@ def test_elimination_agrees_with_the_full_sum_for_an_eighth_of_the_passes(
     print(f'\nthe same for {sum(same)} of 100, {sum(calls) / 100:.1f} of 800 passes')
     assert sum(same) >= 99
     assert sum(calls) / 100 <= 800 / 8
+
+
+@pytest.mark.parametrize('kind', ['cnn', 'diffusion'])
+def test_larger_budgets_leave_less_and_a_huge_one_nothing(digits, prior, cnn, kind):
+    model = cnn if kind == 'cnn' else diffusion_classifier(prior, 8)
+    batch = batch_of(digits, 12)
+    left = [
+        accuracy(model, batch, run(PGD(eps=eps, steps=10), model, batch).inputs)
+        for eps in (16, 48, 160)
+    ]
+    print(f'\n{kind} under PGD-10 at 16, 48 and 160/255: {left}')
+    assert left[0] >= left[1] >= left[2] and left[2] <= 1 / 12
+
+
+@pytest.mark.parametrize('kind', ['cnn', 'diffusion'])
+def test_the_ratio_of_logits_attacks_a_trained_classifier(digits, prior, cnn, kind):
+    """APGD on DLR leaves about what it leaves on the cross-entropy."""
+    model = cnn if kind == 'cnn' else diffusion_classifier(prior, 8)
+    batch = batch_of(digits, 20)
+    left = {
+        name: accuracy(
+            model,
+            batch,
+            run(APGD(eps=EPS, steps=10, objective=name), model, batch).inputs,
+        )
+        for name in ('dlr', 'ce')
+    }
+    print(f'\n{kind} under APGD-10 at {EPS}/255: {left}')
+    assert left['dlr'] < accuracy(model, batch) - 0.5
+    assert abs(left['dlr'] - left['ce']) < 0.2
+
+
+def test_likelihood_maximisation_under_its_exact_gradient(digits, prior, cnn):
+    """The identity's gradient leaves more than the exact one, and more steps less."""
+    batch = batch_of(digits, 40)
+
+    def shield(gradient):
+        purifier = dict(
+            type='mmdiff.LikelihoodMaximization',
+            model=prior,
+            condition=0,
+            steps=5,
+            eta=EPS,
+            gradient=gradient,
+        )
+        return PurifiedModel(cnn, purifier).eval()
+
+    left, risen = {}, {}
+    for gradient, steps in (('bpda', 20), ('exact', 5), ('exact', 20)):
+        model = shield(gradient)
+        result = run(PGD(eps=EPS, steps=steps), model, batch)
+        left[gradient, steps] = accuracy(model, batch, result.inputs)
+        risen[gradient, steps] = sum(result.losses)
+    print(
+        f'\nlikelihood maximisation before the CNN, PGD at {EPS}/255: {left}, {risen}'
+    )
+    assert risen['exact', 20] > risen['exact', 5]
+    assert risen['exact', 20] > 0.99 * risen['bpda', 20]
+    assert left['exact', 20] <= left['bpda', 20] + 1 / 40
+    assert left['exact', 20] < accuracy(model, batch) - 0.4
