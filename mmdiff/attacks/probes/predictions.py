@@ -26,7 +26,8 @@ def probe_predictions(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
 
     The truth in a data sample is for the metric, and the image's name for a report:
     with others predictions must be the same. With another image of the same name they
-    must not.
+    must not, nor with one that no eye tells apart: what was kept by the looks of an
+    image is given to the attacked one, too.
 
     Args:
         oracle: Oracle of the model.
@@ -39,7 +40,7 @@ def probe_predictions(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
 
 
 def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
-    """Ask about one image: thrice if all is well, and then what the matter is."""
+    """Ask about one image: four times if all is well, and then what the matter is."""
 
     def predict(*changes: Callable[[Any], None], x: Tensor = x) -> list[Tensor]:
         probe.passes += 1
@@ -48,8 +49,10 @@ def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
     plain = predict()
     if not plain:
         return
-    turned = predict(x=(255 - x).flip(-1))
-    probe.stuck += int(_equal(plain, turned))
+    others = [(255 - x).flip(-1)]
+    if len(plain) > 1:  # boxes move; scores of classes may be votes, which need not
+        others.append(_shaken(x))
+    probe.stuck += int(any([_equal(plain, predict(x=other)) for other in others]))
     if not _apart(plain, predict(_other_truth, _other_name)):
         return
     if _apart(plain, predict()):  # all other differences are of that
@@ -78,6 +81,13 @@ def _predict(
         for name, value in predicted.items()
         if name in ('scores', 'bboxes', 'labels')
     ]
+
+
+def _shaken(x: Tensor) -> Tensor:
+    """The same image with 1 added to or taken off each pixel value, by chance."""
+    generator = torch.Generator().manual_seed(0)
+    steps = 2 * torch.randint(0, 2, x.shape, generator=generator) - 1
+    return (x + steps.to(x.device)).clamp(0, 255).to(x.dtype)
 
 
 def _other_truth(sample: Any) -> None:

@@ -122,7 +122,7 @@ class CachedRuns:
         ]
 
     def image_names(self, span: range) -> list[str]:
-        """Names of some images' annotations; empty if the dataset tells none."""
+        """Names of some images and annotations; empty if the dataset tells none."""
         return self._digests[span.start : span.stop]
 
     def expect(self, runs: Sequence[Run]) -> None:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmdiff.utils.digests import digest_json
+from mmdiff.utils.digests import digest_file, digest_json
 from mmdiff.utils.modules import unwrap
 
 
@@ -34,6 +34,12 @@ def _unpacked(dataset: dict) -> dict:
     if 'dataset' in dataset:
         return {**dataset, 'dataset': _unpacked(dataset['dataset'])}
     return {**dataset, 'serialize_data': False}
+
+
+def _digest_image(info: dict) -> str:
+    """Name the bytes of an image's file; empty if it is not in the file system."""
+    path = Path(info.get('img_path') or '')
+    return digest_file(path) if path.is_file() else ''
 
 
 def image_names(images: ImageSet) -> list[str | int]:
@@ -116,20 +122,30 @@ class ImageSet:
         self.lighten(sample)
         self._samples[index] = sample
 
-    def digests(self) -> list[str] | None:
-        """Names of the images' annotations; ``None`` if the dataset tells none."""
-        infos = self._infos()
-        return None if infos is None else [digest_json(info) for info in infos]
+    def digests(self, numbers: Iterable[int] | None = None) -> list[str] | None:
+        """Names of images: of their annotations, and of the bytes of their files.
+
+        Args:
+            numbers: Numbers of the images; ``None``: all.
+
+        Returns:
+            ``None`` if the dataset tells no annotations.
+        """
+        infos = self._infos(numbers)
+        if infos is None:
+            return None
+        return [digest_json([info, _digest_image(info)]) for info in infos]
 
     def ids(self) -> list | None:
         """Ids of the images; ``None`` if the dataset does not tell them."""
         ids = [info.get('img_id') for info in self._infos() or [{}]]
         return None if None in ids else ids
 
-    def _infos(self) -> list[dict] | None:
-        """Annotations of the images; ``None`` if the dataset tells none."""
+    def _infos(self, numbers: Iterable[int] | None = None) -> list[dict] | None:
+        """Annotations of images, of all or some; ``None`` if the dataset tells none."""
+        numbers = range(len(self)) if numbers is None else numbers
         try:
-            return [self.dataset.get_data_info(i) for i in range(len(self))]
+            return [self.dataset.get_data_info(i) for i in numbers]
         except AttributeError:  # a wrapper, or what is inside, has no such method
             return None
 

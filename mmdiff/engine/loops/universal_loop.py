@@ -160,7 +160,7 @@ class UniversalLoop(BaseLoop):
     def _identity(self) -> list:
         """All that the perturbation depends on."""
         model, cfg = unwrap(self.runner.model), self.runner.cfg
-        digests = self.images.digests() or [''] * (self.chosen[-1] + 1)
+        digests = self.images.digests(self.chosen) or [''] * len(self.chosen)
         return [
             SCHEMA,
             [describe(self.attack), self.epochs, self.batch_size],
@@ -168,7 +168,7 @@ class UniversalLoop(BaseLoop):
             digest_model(model),
             digest_code(type(module) for module in model.modules()),
             cfg.test_dataloader.dataset.to_dict(),
-            [[i, digests[i]] for i in self.chosen],
+            [[i, digest] for i, digest in zip(self.chosen, digests)],
             device_of(model).type,
         ]
 

@@ -79,6 +79,19 @@ def test_a_sample_is_loaded_once(images):
     assert images.digests() is None  # the dataset tells nothing of its images
 
 
+def test_an_image_that_was_replaced_is_another_one(images, tmp_path):
+    paths = [tmp_path / f'{i}.png' for i in range(5)]
+    images.dataset.get_data_info = lambda i: {'img_id': i, 'img_path': str(paths[i])}
+    for path in paths[:4]:  # the last one is not in the file system
+        path.write_bytes(b'1')
+    first = images.digests()
+    assert images.digests() == first and len(set(first)) == 5
+    paths[2].write_bytes(b'2')  # of the same name and size
+    changed = images.digests()
+    assert [a == b for a, b in zip(first, changed)] == [True, True, False, True, True]
+    assert images.digests([2, 4]) == [changed[2], changed[4]]
+
+
 def test_images_that_pad_to_less_than_their_batch_are_counted(images):
     model = torch.nn.Module()
     model.data_preprocessor = SimpleNamespace(pad_size_divisor=32)
