@@ -133,7 +133,7 @@ def train_and_test(cfg: Config) -> None:
     runner = Runner.from_cfg(cfg)
     start = time.perf_counter()
     runner.train()
-    runner.test_loop.train_seconds = round(time.perf_counter() - start, 1)
+    runner.test_loop.training_time.seconds = round(time.perf_counter() - start, 1)
     runner.test()
 
 

@@ -39,12 +39,24 @@ def training_seconds(checkpoint: dict[str, Any]) -> float | None:
 class TrainingTimeHook(Hook):
     """Keep the training time of the checkpoint that a runner loads.
 
+    Args:
+        seconds: The time, if it is known otherwise: then no checkpoint is asked.
+
     Example:
         >>> TrainingTimeHook().seconds is None
         True
     """
 
-    seconds: float | None = None
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+
+    @classmethod
+    def of(cls, runner: Runner, seconds: float | None) -> TrainingTimeHook:
+        """Make one that listens to a runner."""
+        hook = cls(seconds)
+        runner.register_hook(hook)
+        return hook
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        self.seconds = training_seconds(checkpoint)
+        if self.seconds is None:
+            self.seconds = training_seconds(checkpoint)

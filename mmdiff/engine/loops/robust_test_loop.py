@@ -79,8 +79,7 @@ class RobustTestLoop(TestLoop):
         out: File of the report; ``None`` is ``work_dir/robustness.json``.
         name: Name of the model in the report; ``None`` is its config's.
         protocol: ``'adaptive'``, or ``'paper'``: attacks as published, flaws included.
-        train_seconds: Time that training took, for the report; ``None`` is what the
-            checkpoint tells, if it does.
+        train_seconds: Time that training took; ``None``: what the checkpoint tells.
         sanity_images: Images, rounded up to whole batches, for the runs behind the
             checks: clean again, noise, more steps, a huge budget, black-box search.
         num_gallery: Images to show in the report.
@@ -139,11 +138,9 @@ class RobustTestLoop(TestLoop):
         self.attacks, self.skip_fooled = build_attacks(attacks), skip_fooled
         self.out = Path(out or Path(runner.work_dir) / 'robustness.json')
         self.fresh, self.name = fresh, name or name_of(runner.cfg)
-        self.protocol, self.train_seconds = protocol, train_seconds
-        self.training_time = TrainingTimeHook()
-        runner.register_hook(self.training_time)
+        self.training_time = TrainingTimeHook.of(runner, train_seconds)
         self.num_gallery, self.leave_out = num_gallery, leave_out
-        self.indices, self.evaluations = indices, evaluations
+        self.indices, self.evaluations, self.protocol = indices, evaluations, protocol
         self._connect(fp16, interval, sanity_images)
         self.sets = sets_of(save_adversarial, save_format, self.runs)
 
@@ -214,14 +211,12 @@ class RobustTestLoop(TestLoop):
 
     def _run_plan(self) -> None:
         plan = self.plan
-        if self.train_seconds is None:
-            self.train_seconds = self.training_time.seconds
         self.results = describe_run(
             self.runner,
             self.oracle.task,
             self.name,
             self.protocol,
-            self.train_seconds,
+            self.training_time.seconds,
             self.indices,
         )
         self.results.not_measured = self.scorer.not_measured

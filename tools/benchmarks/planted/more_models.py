@@ -206,11 +206,11 @@ def views_merged(model: nn.Module) -> None:
 
     def merged(inputs: Tensor, samples: list, *args: Any, **kwargs: Any) -> Any:
         mirrored = copy.deepcopy(samples)
-        found = predict(inputs, samples, *args, **kwargs)
+        reported = predict(inputs, samples, *args, **kwargs)
         others = predict(inputs.flip(-1), mirrored, *args, **kwargs)
-        for sample, other in zip(found, others):
+        for sample, other in zip(reported, others):
             sample.pred_instances = _merge(sample, other.pred_instances)
-        return found
+        return reported
 
     model.predict = merged
 
