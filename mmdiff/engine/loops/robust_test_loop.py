@@ -87,8 +87,7 @@ class RobustTestLoop(TestLoop):
         leave_out: Leave out attacks that have no meaning for the model, and say so in
             log and report, instead of refusing to run; presets set it.
         indices: Take this number of first images only, of any dataset or wrapper.
-        save_adversarial: Folder in which to write the images of every row as a data
-            set (:class:`~mmdiff.engine.loops.adversarial_sets.AdversarialSets`).
+        save_adversarial: Folder for the images of every row, as a data set of its own.
         save_format: ``'png'`` (8 bits, the default) or ``'npy'`` (exact values).
         evaluations: Of a model that draws: how often the clean images, and what each
             attack left, are tested, each time with other seeds. Rows are the mean (see
