@@ -184,8 +184,7 @@ class RobustTestLoop(TestLoop):
         self._run_plan()
         metrics = {}
         for entry in self.results.entries:
-            for name, value in entry.metrics.items():
-                metrics[f'{entry.key}/{name}'] = value
+            metrics |= {f'{entry.key}/{k}': v for k, v in entry.metrics.items()}
         self.runner.call_hook('after_test_epoch', metrics=metrics)
         self.runner.call_hook('after_test')
         return metrics
