@@ -193,6 +193,7 @@ def other_predictions() -> list[Case]:
     reads, stuck = ('reads_truth',), ('predictions_stuck',)
     return [
         Case('detections cached', 'retinanet', stuck, more_models.detections_cached),
+        Case('detections kept by looks', 'fcos', stuck, more_models.kept_by_looks),
         Case('truth reported', 'retinanet', reads, more_models.truth_reported),
         Case('classes of the truth', 'fcos', reads, more_models.truth_helps),
     ]

@@ -9,6 +9,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmcv.ops import batched_nms
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -119,6 +120,22 @@ def detections_cached(model: nn.Module) -> None:
         return [sample.clone() for sample in known[names]]
 
     model.predict = cached
+
+
+def kept_by_looks(model: nn.Module) -> None:
+    """What was reported of an image is reported of all that look like it."""
+    predict = model.predict
+    kept: list[tuple[Tensor, list]] = []
+
+    def remembered(inputs: Tensor, samples: list, *args: Any, **kwargs: Any) -> list:
+        looks = F.adaptive_avg_pool2d(inputs, 4)
+        for known, predicted in kept:
+            if known.shape == looks.shape and (known - looks).abs().max() < 0.2:
+                return copy.deepcopy(predicted)
+        kept.append((looks, predict(inputs, samples, *args, **kwargs)))
+        return copy.deepcopy(kept[-1][1])
+
+    model.predict = remembered
 
 
 def truth_reported(model: nn.Module) -> None:
