@@ -1,4 +1,4 @@
-"""PreAct-ResNet-20 behind a shield: each image is noised, and denoised by one prediction.
+"""PreAct-ResNet-20 behind a shield: each image is noised, then denoised in one step.
 
 Noise of sigma / alpha = 0.16, in images of [-1, 1], is that of the timestep 100 of this
 prior, which is asked without a class (10). The checkpoint is that of the bare network

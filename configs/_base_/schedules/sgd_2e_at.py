@@ -1,4 +1,4 @@
-"""SGD for two epochs: one cycle of the rate (Smith and Topin 2018), for minutes on a CPU."""
+"""SGD for two epochs, one cycle of the rate (Smith and Topin 2018)."""
 
 optim_wrapper = dict(
     optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
