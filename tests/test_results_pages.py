@@ -14,7 +14,7 @@ DOCS = Path(__file__).parents[1] / 'docs'
 NUMBER = r'[+-]?\d\.\d{3,4}'
 VALUE = rf'({NUMBER}) \[({NUMBER}), ({NUMBER})\]'
 SHARE = r'(\d+) % \[(\d+), (\d+)\]'
-ALL = 'toy-voc', 'yolox', 'adversarial-training', 'strength'
+ALL = 'toy-voc', 'yolox', 'adversarial-training', 'strength', 'cifar10'
 # Page, folders of its files, and what was measured without a file.
 PAGES = [
     ('results.md', ['toy-voc'], '0.610 0.139 0.126 0.177 23'),  # at timestep 10
