@@ -58,6 +58,8 @@ class Broke:
         false_per_image: Detections below IoU 0.1 with every object, per image.
         mean_iou: Mean IoU of those that are right; ``None`` if there are none.
         any_class_ap: AP at IoU 0.5 when all classes are one, at any score.
+        intervals: Ends of the 95 % intervals of these over images, by name; without
+            those that are not known, as of the mean of several evaluations.
     """
 
     score_threshold: float
@@ -69,6 +71,7 @@ class Broke:
     false_per_image: float
     mean_iou: float | None
     any_class_ap: float | None
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Broke:
@@ -77,12 +80,17 @@ class Broke:
         Raises:
             KeyError, TypeError, ValueError: If it is damaged.
         """
-        values = {f.name: raw[f.name] for f in fields(cls)}
+        names = [f.name for f in fields(cls) if f.name != 'intervals']
+        values = {name: raw[name] for name in names}
         for name, value in values.items():
             if value is None and name in ('mean_iou', 'any_class_ap'):
                 continue
             values[name] = int(value) if name == 'objects' else float(value)
-        return cls(**values)
+        known = raw.get('intervals', {})
+        intervals = {
+            name: (float(low), float(high)) for name, (low, high) in known.items()
+        }
+        return cls(**values, intervals=intervals)
 
 
 @dataclass

@@ -123,11 +123,12 @@ def mean_broke(parts: Sequence[Broke | None]) -> Broke | None:
         return None
     means: dict[str, float | None] = {}
     for f in fields(Broke):
-        if f.name not in ('score_threshold', 'objects'):
+        if f.name not in ('score_threshold', 'objects', 'intervals'):
             values = [getattr(part, f.name) for part in known]
             values = [value for value in values if value is not None]
             means[f.name] = float(mean(values)) if values else None
-    return Broke.from_json({**asdict(known[0]), **means})
+    one = {'intervals': known[0].intervals if len(known) == 1 else {}}
+    return Broke.from_json({**asdict(known[0]), **means, **one})
 
 
 def count_changing(record: RunRecord, differ: Callable[[Any, Any], bool]) -> int:

@@ -255,17 +255,22 @@ def broke_table(results: Results) -> Table | None:
     columns = ['attack', 'budget', 'right', 'wrong class', 'moved', 'lost']
     table = Table(title, [*columns, 'false / image', 'mean IoU', 'AP of any class'])
     for entry, broke in rows:
-        shares = (broke.right, broke.wrong_class, broke.moved, broke.lost)
-        last = (broke.mean_iou, broke.any_class_ap)
-        table.rows.append(
-            [
-                entry.label,
-                entry.where,
-                *map(share, shares),
-                f'{broke.false_per_image:.2f}',
-                *('-' if value is None else f'{value:.3f}' for value in last),
-            ]
-        )
+        known = broke.intervals
+        shares = [
+            share(getattr(broke, name), known.get(name))
+            for name in ('right', 'wrong_class', 'moved', 'lost')
+        ]
+        false = f'{broke.false_per_image:.2f}'
+        if 'false_per_image' in known:
+            false += ' [{:.2f}, {:.2f}]'.format(*known['false_per_image'])
+        last = [
+            '-' if value is None else f'{value:.3f}{spread(known.get(name))}'
+            for name, value in (
+                ('mean_iou', broke.mean_iou),
+                ('any_class_ap', broke.any_class_ap),
+            )
+        ]
+        table.rows.append([entry.label, entry.where, *shares, false, *last])
     return table
 
 

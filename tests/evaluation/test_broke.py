@@ -4,10 +4,11 @@ import pytest
 import torch
 from builders import make_results
 from mmdet.evaluation import CocoMetric
-from worlds import make_instances, make_samples, make_scorer, record_of
+from worlds import detect, make_instances, make_samples, make_scorer, record_of
 
 from mmdiff.evaluation.account import Broke
 from mmdiff.evaluation.entry import Entry
+from mmdiff.evaluation.scoring.detection import _class_ap, _truth
 from mmdiff.evaluation.tables import broke_table
 
 THING = [0.0, 0, 40, 40]
@@ -73,3 +74,35 @@ def test_it_comes_back_from_json_and_has_a_table():
     assert table.rows == [['clean', '', *cells]]
     with pytest.raises(KeyError):
         Entry.from_json({**raw, 'broke': {'objects': 3}})
+
+
+def test_each_number_lies_in_its_interval():
+    samples = make_samples(60, 0)
+    scorer = make_scorer(CocoMetric(metric='bbox'), samples)
+    record = detect(samples, 1)
+    result = scorer.broke(record)
+    names = 'right', 'wrong_class', 'moved', 'lost', 'false_per_image', 'mean_iou'
+    assert set(result.intervals) == {*names, 'any_class_ap'}
+    for name, (low, high) in result.intervals.items():
+        assert low < getattr(result, name) < high, name
+    low, high = result.intervals['lost']
+    assert 0.05 < high - low < 0.5
+    # As counted detection by detection.
+    truths = [_truth(sample, 'original') for sample in samples]
+    one = [{k: v * 0 if 'label' in k else v for k, v in t.items()} for t in truths]
+    merged = [{**p, 'labels': p['labels'] * 0} for p in record.predictions]
+    expected = _class_ap(merged, one, 0, 'area', False)
+    assert result.any_class_ap == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_no_image_shows_has_room_above():
+    result = broke([])
+    assert result.intervals['right'][0] == 0 and result.intervals['right'][1] > 0.9
+    assert result.intervals['lost'][1] == 1 and result.intervals['lost'][0] < 0.1
+    assert result.intervals['false_per_image'] == (0, pytest.approx(3.689, abs=1e-3))
+    results = make_results()
+    results.entries[0].broke = result
+    ((_, _, right, *_, false, iou, _),) = broke_table(results).rows
+    assert (right, false, iou) == ('0 % [0, 98]', '0.00 [0.00, 3.69]', '-')
+    again = Entry.from_json(results.entries[0].to_json()).broke
+    assert again == result

@@ -8,15 +8,19 @@ disappearance rate, and hallucinations per image.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from mmdet.evaluation.functional import bbox_overlaps
 
 from ..account import Broke
+from ..image_tables import ApTable
+from ..uncertainty import Bootstrap
 
 # Detections below it are not shown to people; mmdet draws them from 0.3.
 SCORE_THRESHOLD = 0.3
 HIT, NEAR = 0.5, 0.1  # IoU
+KINDS = 'right', 'wrong_class', 'moved', 'lost'
 RIGHT, WRONG_CLASS, MOVED, LOST = range(4)
 
 
@@ -24,7 +28,7 @@ def count_broken(
     predictions: Sequence[Mapping],
     truths: Sequence[Mapping[str, np.ndarray]],
     voc_boxes: bool,
-    any_class_ap: float | None,
+    any_class: ApTable | None,
 ) -> Broke:
     """Count what became of each object.
 
@@ -32,24 +36,79 @@ def count_broken(
         predictions: ``bboxes``, ``scores``, ``labels`` of each image, on the CPU.
         truths: ``bboxes``, ``labels``, ``bboxes_ignore`` of each image.
         voc_boxes: A box from 0 to 9 is 10 wide, as VOCMetric has it.
-        any_class_ap: AP when all classes are one.
+        any_class: Table of the AP when all classes are one; ``None`` without objects.
     """
     images = [_look(p, t, voc_boxes) for p, t in zip(predictions, truths)]
-    kinds, own_ious, falses = zip(*images)
-    kind, iou, false = np.concatenate(kinds), np.concatenate(own_ious), sum(falses)
-    iou = iou[kind == RIGHT]
-    shares = np.bincount(kind, minlength=4) / max(len(kind), 1)
+    counts = np.array([np.bincount(kinds, minlength=4) for kinds, _, _ in images])
+    ious = np.array([own[kinds == RIGHT].sum() for kinds, own, _ in images])
+    false = np.array([count for _, _, count in images])
+    measured = _Measured(counts, ious, false, any_class)
+    once = measured.of(np.ones((1, len(images))))
+    values = {name: float(of_all[0]) for name, of_all in once.items()}
+    known = {name: v for name, v in values.items() if not np.isnan(v)}
+    shares = {name: known.pop(name, 0.0) for name in KINDS}
     return Broke(
         score_threshold=SCORE_THRESHOLD,
-        objects=len(kind),
-        right=float(shares[RIGHT]),
-        wrong_class=float(shares[WRONG_CLASS]),
-        moved=float(shares[MOVED]),
-        lost=float(shares[LOST]),
-        false_per_image=false / len(predictions),
-        mean_iou=float(iou.mean()) if len(iou) else None,
-        any_class_ap=any_class_ap,
+        objects=int(counts.sum()),
+        **shares,
+        false_per_image=known['false_per_image'],
+        mean_iou=known.get('mean_iou'),
+        any_class_ap=known.get('any_class_ap'),
+        intervals=measured.intervals(values),
     )
+
+
+@dataclass
+class _Measured:
+    """What was seen in each image.
+
+    Args:
+        counts: Objects of each kind, (N, 4).
+        ious: Sum of the IoU of those that are right, (N,).
+        false: False detections, (N,).
+        any_class: See :func:`count_broken`.
+    """
+
+    counts: np.ndarray
+    ious: np.ndarray
+    false: np.ndarray
+    any_class: ApTable | None
+
+    def of(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Each number on draws of the images, (B, N) to (B,); NaN of nothing."""
+        counts = weights @ self.counts
+        objects, right = counts.sum(1), counts[:, RIGHT]
+        values = {name: _ratio(counts[:, k], objects) for k, name in enumerate(KINDS)}
+        values['false_per_image'] = weights @ self.false / weights.sum(1)
+        values['mean_iou'] = _ratio(weights @ self.ious, right)
+        if self.any_class is not None:
+            values['any_class_ap'] = self.any_class.resampled(weights)
+        return values
+
+    def intervals(self, values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+        """Intervals of these numbers of all images."""
+        bootstrap, count = Bootstrap(), len(self.counts)
+        with_objects = int((self.counts.sum(1) > 0).sum())
+        intervals = {}
+        for name, draws in self.of(bootstrap.weights(count)).items():
+            value = values[name]
+            if np.isnan(value):
+                continue
+            if name == 'false_per_image':
+                ends = bootstrap.paired_interval(draws)
+                if value == 0:  # no image of so many shows one
+                    ends = 0.0, -float(np.log((1 - bootstrap.level) / 2)) / count
+            elif name in KINDS and value in (0, 1):
+                ends = bootstrap.interval_of_alike(value, with_objects)
+            else:
+                ends = bootstrap.interval(draws, value)
+            if ends is not None:
+                intervals[name] = ends
+        return intervals
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    return np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0)
 
 
 def _look(

@@ -19,6 +19,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 from ..account import Broke
+from ..image_tables import FALSE, TRUE, ApRule, ApTable, Matches
 from ..record import RunRecord
 from .base import Prediction, Scorer
 from .box_metrics import MASK_METRICS, check_measures, check_truth, kinds_of
@@ -159,8 +160,8 @@ class DetectionScorer(Scorer):
             {k: v * 0 if k.startswith('labels') else v for k, v in truth.items()}
             for truth in truths
         ]
-        ap = _class_ap(merged, one_class, 0, 'area', voc_boxes)
-        return count_broken(record.predictions, truths, voc_boxes, ap)
+        table = _table_of_one_class(merged, one_class, voc_boxes)
+        return count_broken(record.predictions, truths, voc_boxes, table)
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether the scores of the surest detections differ."""
@@ -243,6 +244,23 @@ def _class_ap(
     # A detection on an ignored object counts as neither: 0 of 0.
     precision = tp / np.maximum(tp + fp, np.finfo(np.float32).eps)
     return float(average_precision(tp / objects, precision, eval_mode))
+
+
+def _table_of_one_class(
+    predictions: Sequence[Prediction], truths: Sequence[dict], voc_boxes: bool
+) -> ApTable | None:
+    """Table of the AP at IoU 0.5 of the only class, 0; ``None`` without objects."""
+    objects = np.array([[len(truth['labels'])] for truth in truths])
+    if not objects.any():
+        return None
+    parts = []
+    for i, (prediction, truth) in enumerate(zip(predictions, truths)):
+        scores, hits, misses = _match(prediction, truth, 0, voc_boxes)
+        outcomes = TRUE * (hits > 0) + FALSE * (misses > 0)
+        images, labels = np.full(len(scores), i), np.zeros(len(scores), int)
+        parts.append(Matches(images, labels, scores, outcomes[None]))
+    rule = ApRule(objects, np.arange(len(truths)), None, stable=True)
+    return ApTable.of(rule, Matches.join(parts))
 
 
 def image_ap(
