@@ -5,10 +5,12 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mmdiff.evaluation.report import read_reports
 from mmdiff.evaluation.report.differences import differences_table
+from mmdiff.evaluation.uncertainty import Bootstrap
 
 DOCS = Path(__file__).parents[1] / 'docs'
 NUMBER = r'[+-]?\d\.\d{3,4}'
@@ -21,6 +23,7 @@ PAGES = [
     ('results/yolox.md', ['yolox'], '0.772 0.137 0.006'),  # 16 images, for rounding
     ('results/adversarial-training.md', ['adversarial-training', 'yolox'], '0.012'),
     ('results/cifar10.md', ['cifar10'], ''),
+    ('results/shields.md', ['shields', 'cifar10'], ''),
     ('results/strength/strength.md', ['strength'], ''),
     ('guide/attack.md', ALL, '0.610 0.612 0.581 0.142 0.412'),  # --skip-fooled
     ('../README.md', ALL, '0.139'),  # at timestep 10
@@ -63,6 +66,28 @@ def differences(folder):
             yield tuple(text.lstrip('+') for text in re.findall(NUMBER, cell))
 
 
+def on_common_images(folder, others):
+    """Differences of files of two folders on the first images, which both have."""
+    bootstrap = Bootstrap()
+    files = [[*(DOCS / 'results' / f).glob('*.json')] for f in (folder, others)]
+    for one, other in itertools.product(*files):
+        rows = [
+            {
+                e['key']: e['image_scores']
+                for e in raw['results']
+                if e['role'] != 'control'
+            }
+            for raw in (json.loads(file.read_text()) for file in (one, other))
+        ]
+        for key in rows[0].keys() & rows[1].keys():
+            count = min(len(part[key]) for part in rows)
+            apart = np.subtract(*(part[key][:count] for part in rows))
+            draws = bootstrap.weights(count) @ apart / count
+            ends = bootstrap.paired_interval(draws)
+            yield tuple(f'{x:.3f}' for x in (apart.mean(), *ends))
+            yield tuple(f'{-x:.3f}' for x in (apart.mean(), *ends[::-1]))
+
+
 @pytest.mark.parametrize(('page', 'folders', 'unfiled'), PAGES)
 def test_numbers_of_a_page_are_those_of_its_files(page, folders, unfiled):
     known = set()
@@ -70,6 +95,9 @@ def test_numbers_of_a_page_are_those_of_its_files(page, folders, unfiled):
         known.update(written(DOCS / 'results' / name))
         if name in ('toy-voc', 'adversarial-training', 'cifar10'):
             known.update(differences(DOCS / 'results' / name))
+        if name == 'shields':
+            known.update(on_common_images(name, 'cifar10'))
+            known.update(on_common_images(name, name))
     text = ' '.join((DOCS / page).read_text().replace('**', '').split())
     found = {*re.findall(VALUE, text), *re.findall(SHARE, text)}
     assert len(found) > 10

@@ -18,4 +18,4 @@ model = dict(
         timestep=100,
     ),
 )
-test_dataloader = dict(batch_size=64)
+test_dataloader = dict(batch_size=16)

@@ -25,6 +25,7 @@ class Kind:
         returns_clean: Whether it gives the clean image back where it fails.
         reads_gradients: Whether it follows gradients of the model.
         min_classes: Fewest classes of a model that it works on.
+        of_probabilities: Whether its loss is the cross-entropy or a divergence.
     """
 
     norms: tuple[str, ...] = ('linf',)
@@ -32,22 +33,25 @@ class Kind:
     returns_clean: bool = False
     reads_gradients: bool = True
     min_classes: int = 2
+    of_probabilities: bool = False
 
 
-_LINF = (
-    'FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM Jitter NIFGSM '
-    'PGDRS SINIFGSM VMIFGSM VNIFGSM PIFGSM PIFGSMPP'
+_OF_PROBABILITIES = (
+    'FGSM BIM RFGSM PGD EOTPGD FFGSM TPGD MIFGSM UPGD DIFGSM TIFGSM NIFGSM SINIFGSM '
+    'VMIFGSM VNIFGSM PIFGSM PIFGSMPP'
 )
 _BOTH = ('linf', 'l2')
 # Left out: VANILA and GN are no attacks, LGV and MultiAttack take more than a model,
 # and JSMA aims at the next of ten classes whatever the model, with a table of all pairs
 # of pixel values.
 KINDS = {
-    **dict.fromkeys(_LINF.split(), Kind()),
+    **dict.fromkeys(_OF_PROBABILITIES.split(), Kind(of_probabilities=True)),
+    'Jitter': Kind(),
+    'PGDRS': Kind(),
     'SPSA': Kind(reads_gradients=False),
-    'PGDL2': Kind(('l2',)),
+    'PGDL2': Kind(('l2',), of_probabilities=True),
     'PGDRSL2': Kind(('l2',)),
-    'APGD': Kind(_BOTH, returns_clean=True),
+    'APGD': Kind(_BOTH, returns_clean=True, of_probabilities=True),
     'APGDT': Kind(_BOTH, returns_clean=True, min_classes=4),
     'FAB': Kind(_BOTH, returns_clean=True),
     'Square': Kind(_BOTH, returns_clean=True, reads_gradients=False),
@@ -90,6 +94,16 @@ def name_on_command_line(given: str) -> str | None:
     named = {name.lower(): name for name in KINDS}.get(short.lower(), short)
     kind_of(named)
     return named
+
+
+def is_of_probabilities(label: str) -> bool:
+    """Whether the loss of ``'torch_pgd'`` of a report is one of probabilities.
+
+    Example:
+        >>> is_of_probabilities('torch_pgd'), is_of_probabilities('torch_cw')
+        (True, False)
+    """
+    return label in {PREFIX + k.lower() for k, v in KINDS.items() if v.of_probabilities}
 
 
 def is_black_box(label: str) -> bool:

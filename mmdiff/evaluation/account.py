@@ -86,7 +86,7 @@ class Broke:
             if value is None and name in ('mean_iou', 'any_class_ap'):
                 continue
             values[name] = int(value) if name == 'objects' else float(value)
-        known = raw.get('intervals', {})
+        known = dict(raw.get('intervals', {}))
         intervals = {
             name: (float(low), float(high)) for name, (low, high) in known.items()
         }

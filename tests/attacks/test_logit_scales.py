@@ -1,8 +1,10 @@
 """Logits times 1e-4 or 1e4: what hides from the cross-entropy is seen by DLR, or told.
 
 A scale changes no prediction. Softmax saturates where it is large, so that the gradient
-of the cross-entropy is exactly zero; where it is tiny, what the classes differ by is
-lost in the rounding of ``log K``.
+of the cross-entropy is exactly zero. Where it is small, the cross-entropy is nearly
+``log K - z_y + mean(z)``: it lowers the true class below the mean of all, not below the
+one that is closest. Where it is tiny, what the classes differ by is lost in the
+rounding of ``log K``.
 """
 
 import pytest
@@ -11,7 +13,7 @@ from classifiers import logits_of, make_batch, make_classifier, random_batch
 from conftest import run
 
 from mmdiff.attacks import APGD
-from mmdiff.evaluation.checks import check_entry
+from mmdiff.evaluation.checks import check_entry, check_scores
 from mmdiff.evaluation.entry import Entry, Sanity
 
 SCALES = (1, 1e-4, 1e-9, 1e4)
@@ -47,7 +49,11 @@ def attacked(scale, batch, attack):
     entry.cost.grad_evals = result.stats.grad_evals
     clean = Entry.clean()
     clean.num_images, clean.metrics = COUNT, {'top1': 100.0}
-    return right.float().mean().item(), {f.code for f in check_entry(entry, clean)}
+    logits = logits_of(model, batch['inputs'])
+    spread = (logits.max(1).values - logits.min(1).values).median().item()
+    entry.settings['objective'] = attack.objective
+    flags = [*check_entry(entry, clean), *check_scores(entry, spread)]
+    return right.float().mean().item(), {f.code for f in flags}
 
 
 def test_dlr_sees_what_a_scale_hides_from_the_cross_entropy(batch):
@@ -63,4 +69,5 @@ def test_dlr_sees_what_a_scale_hides_from_the_cross_entropy(batch):
         assert attacked(scale, batch, plain)[0] == 0.0
     assert left[1] == 0.0 and not flags[1]
     assert left[1e4] > 0.9 and 'zero_gradients' in flags[1e4]
+    assert left[1e-4] > 0.2 and flags[1e-4] == {'scores_flat'}
     assert left[1e-9] > 0.9 and 'objective_not_raised' in flags[1e-9]

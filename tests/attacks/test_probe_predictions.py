@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from classifiers import make_batch, make_classifier
 from conftest import batch_of
 
 from mmdiff.attacks import oracle_of
@@ -87,6 +88,55 @@ def test_predictions_that_are_kept_by_the_looks_of_an_image_are_flagged(detector
     assert codes == ['predictions_stuck'] and found.stuck == 1 and len(kept) == 2
 
 
+def smooth_images(count=2):
+    """Images whose thumbnails differ, and those of their inverses too."""
+    ramp = torch.arange(32) * 6.0 + torch.arange(32)[:, None]
+    return make_batch([ramp.expand(3, -1, -1).to(torch.uint8)] * count, [0] * count)
+
+
+def stuck_of(model):
+    found = ModelProbe(2)
+    probe_predictions(oracle_of(model), smooth_images(), found)
+    return found.stuck
+
+
+def test_scores_of_a_classifier_that_are_kept_by_looks_are_flagged():
+    model = make_classifier()
+    assert stuck_of(model) == 0
+    predict, kept = model.predict, []
+
+    def remembered(inputs, samples, **kwargs):
+        thumbnail = torch.nn.functional.adaptive_avg_pool2d(inputs, 4)
+        for known, predictions in kept:
+            if (known - thumbnail).abs().max() < 0.1:
+                return copy.deepcopy(predictions)
+        kept.append((thumbnail, predict(inputs, samples, **kwargs)))
+        return copy.deepcopy(kept[-1][1])
+
+    model.predict = remembered
+    assert stuck_of(model) == 2
+    assert len(kept) == 2  # the inverse has scores of its own
+
+
+def test_saturated_scores_may_stay():
+    model = make_classifier()
+    model.head.fc.weight.data *= 0
+    model.head.fc.bias.data = torch.arange(10) * 1e3
+    assert stuck_of(model) == 0
+
+
+def test_votes_may_stay():
+    """Of all samples for one class, of the inverse as well."""
+    model = make_classifier()
+    predict = model.predict
+
+    def voted(inputs, samples, **kwargs):
+        return [s.set_pred_score(torch.eye(10)[3]) for s in predict(inputs, samples)]
+
+    model.predict = voted
+    assert stuck_of(model) == 0
+
+
 def test_fresh_noise_reads_no_truth(detector):
     extract_feat, generator = detector.extract_feat, torch.Generator()
     detector.extract_feat = lambda x: extract_feat(
@@ -143,7 +193,7 @@ def test_views_that_only_a_test_asks_for_are_flagged(detector):
     probe = probe_model(oracle_of(detector), batch_of([(3, 64, 64)]))
     assert probe.test_gap == 0 and probe.more_calls == 1
     (flag,) = check_probes(Probes(probe), 'total')
-    assert flag.code == 'other_under_attack' and '1 times more' in flag.text
+    assert flag.code == 'other_under_attack' and '(by 1)' in flag.text
 
 
 def test_boxes_in_other_units_are_no_other_head(detector):

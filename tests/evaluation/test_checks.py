@@ -152,6 +152,13 @@ def test_equal_scores_hide_the_closest_class_from_the_cross_entropy(
 ):
     entry = make_entry('pgd', settings={'objective': objective})
     assert codes(check_scores(entry, spread)) == expected
+    entry.settings['source'] = 'CONFIG,CKPT'  # whose scores nobody has seen
+    assert check_scores(entry, spread) == []
+
+
+def test_equal_scores_hide_it_from_attacks_of_torchattacks():
+    for name, expected in {'torch_pgd': ['scores_flat'], 'torch_cw': []}.items():
+        assert codes(check_scores(make_entry(name, settings={}), 0.0)) == expected
 
 
 def test_a_metric_that_chance_raised_is_not_flagged():

@@ -184,14 +184,14 @@ def test_elimination_agrees_with_the_full_sum_for_an_eighth_of_the_passes(
 
 
 @pytest.mark.parametrize('kind', ['cnn', 'diffusion'])
-def test_larger_budgets_leave_less_and_a_huge_one_nothing(digits, prior, cnn, kind):
+def test_larger_budgets_leave_less_and_a_large_one_nothing(digits, prior, cnn, kind):
     model = cnn if kind == 'cnn' else diffusion_classifier(prior, 8)
     batch = batch_of(digits, 12)
     left = [
         accuracy(model, batch, run(PGD(eps=eps, steps=10), model, batch).inputs)
-        for eps in (16, 48, 160)
+        for eps in (16, 32, 64)
     ]
-    print(f'\n{kind} under PGD-10 at 16, 48 and 160/255: {left}')
+    print(f'\n{kind} under PGD-10 at 16, 32 and 64/255: {left}')
     assert left[0] >= left[1] >= left[2] and left[2] <= 1 / 12
 
 

@@ -36,11 +36,12 @@ def probe_predictions(oracle: Oracle, batch: dict, probe: ModelProbe) -> None:
     """
     with oracle.attacked(), evaluating(oracle.tested), torch.no_grad():
         for x, sample in zip(batch['inputs'], batch['data_samples']):
-            _ask(oracle.tested, x, sample, probe)
+            _ask(oracle, x, sample, probe)
 
 
-def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
+def _ask(oracle: Oracle, x: Tensor, sample: Any, probe: ModelProbe) -> None:
     """Ask about one image: four times if all is well, and then what the matter is."""
+    model = oracle.tested
 
     def predict(*changes: Callable[[Any], None], x: Tensor = x) -> list[Tensor]:
         probe.passes += 1
@@ -49,16 +50,32 @@ def _ask(model: nn.Module, x: Tensor, sample: Any, probe: ModelProbe) -> None:
     plain = predict()
     if not plain:
         return
-    others = [(255 - x).flip(-1)]
-    if len(plain) > 1:  # boxes move; scores of classes may be votes, which need not
-        others.append(_shaken(x))
-    probe.stuck += int(any([_equal(plain, predict(x=other)) for other in others]))
+    same = [o for o in ((255 - x).flip(-1), _shaken(x)) if _equal(plain, predict(x=o))]
+    if oracle.task == 'classification':
+        same = [o for o in same if _behind_logits(oracle, plain, x, o)]
+    probe.stuck += int(bool(same))
     if not _apart(plain, predict(_other_truth, _other_name)):
         return
     if _apart(plain, predict()):  # all other differences are of that
         return
     probe.truth_read += int(_apart(plain, predict(_other_truth)))
     probe.name_read += int(_apart(plain, predict(_other_name)))
+
+
+def _behind_logits(oracle: Any, plain: list[Tensor], x: Tensor, other: Tensor) -> bool:
+    """Whether scores that are those of the logits stay while the logits change.
+
+    Votes of several samples, which need not change, are not those of the logits;
+    scores that are saturated stay in both.
+    """
+    scores = []
+    for image in (x, other):
+        seed_all(0)
+        batch = oracle.preprocessor({'inputs': [image.float()]}, training=False)
+        scores.append(oracle.logits(batch)[0].softmax(0))
+    (reported,) = plain
+    same = relative_gap(reported.to(scores[0]), scores[0]) <= ROUNDING
+    return same and not torch.equal(*scores)
 
 
 def _predict(

@@ -26,7 +26,7 @@ from mmdiff.utils.files import write_json
 from .cached_runs import CachedRuns, code_of
 from .robust_plan import Step
 
-VERSION = 8  # of the questions
+VERSION = 9  # of the questions
 NUM_IMAGES = 3
 
 

@@ -141,8 +141,8 @@ def _other_under_attack(probe: ModelProbe) -> str | None:
         )
     if probe.more_calls > 0:
         return (
-            f'a test asks a head {probe.more_calls} times more than a loss does, as '
-            'of other views of the image, which the attack does not see'
+            f'a test asks a head more often than a loss does (by {probe.more_calls}), '
+            'as of other views of the image, which the attack does not see'
         )
     return None
 

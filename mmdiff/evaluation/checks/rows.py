@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from mmdiff.attacks.objectives import LOWERS_NO_AP
-from mmdiff.attacks.torch_names import is_black_box
+from mmdiff.attacks.torch_names import is_black_box, is_of_probabilities
 
 from ..entry import Entry, Flag
 from ..record import RunRecord
@@ -218,16 +218,18 @@ def check_scores(entry: Entry, spread: float | None) -> list[Flag]:
     """Whether an attack on the cross-entropy sees which wrong class is close.
 
     Args:
-        entry: Row of the attack.
+        entry: Row of the attack; one that was made on another model is not looked at.
         spread: What :meth:`Scorer.score_spread` says of the clean images.
     """
+    if spread is None or spread >= FLAT or entry.settings.get('source'):
+        return []
     objective = entry.settings.get('objective')
-    if spread is None or spread >= FLAT or objective not in OF_PROBABILITIES:
+    if objective not in OF_PROBABILITIES and not is_of_probabilities(entry.attack):
         return []
     text = (
         f'scores of the classes are nearly equal (the highest is '
-        f'{math.exp(spread):.6g} times the lowest on the clean images), so objective '
-        f'{objective!r} is all but constant and does not aim at the class that is '
+        f'{math.exp(spread):.6g} times the lowest on the clean images), so the loss of '
+        f'{entry.name} is all but constant and does not aim at the class that is '
         'closest; attack by dlr or cw as well'
     )
     return [flag('scores_flat', text)]

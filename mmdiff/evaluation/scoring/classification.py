@@ -6,7 +6,6 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from ..entry import PERCENT
@@ -115,9 +114,8 @@ class ClassificationScorer(Scorer):
 
     def score_spread(self, record: RunRecord) -> float:
         """Log of the highest over the lowest score of an image, the middle of all."""
-        scores = torch.stack([p['pred_score'] for p in record.predictions])
-        logs = scores.double().clamp(min=1e-30).log()
-        return float((logs.max(1).values - logs.min(1).values).median())
+        scores = [p['pred_score'].double().clamp(min=1e-30) for p in record.predictions]
+        return float(np.median([float((x.max() / x.min()).log()) for x in scores]))
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether any class's score differs by more than rounding.
