@@ -58,8 +58,8 @@ class Broke:
         false_per_image: Detections below IoU 0.1 with every object, per image.
         mean_iou: Mean IoU of those that are right; ``None`` if there are none.
         any_class_ap: AP at IoU 0.5 when all classes are one, at any score.
-        intervals: Ends of the 95 % intervals of these over images, by name; without
-            those that are not known, as of the mean of several evaluations.
+        intervals: Ends of the 95 % intervals of these over images, by name; older
+            files have none.
     """
 
     score_threshold: float

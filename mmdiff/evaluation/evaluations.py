@@ -9,12 +9,10 @@ of a row is over draws of images, of that mean: what the model draws is held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from .account import Broke
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -111,24 +109,17 @@ def mean(values: Sequence[Any]) -> np.ndarray:
     return np.clip(stack.mean(0), stack.min(0), stack.max(0))
 
 
+def mean_of_known(values: Sequence[np.ndarray]) -> np.ndarray:
+    """Mean over the evaluations that know a value, (...); NaN where none does."""
+    known = [value[None] for value in values]
+    stack = np.ma.masked_invalid(np.concatenate(known))
+    means = np.ma.clip(stack.mean(0), stack.min(0), stack.max(0))
+    return np.ma.filled(means.astype(float), np.nan)
+
+
 def mean_by_name(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean of each of several numbers over evaluations."""
     return {name: float(mean([one[name] for one in values])) for name in values[0]}
-
-
-def mean_broke(parts: Sequence[Broke | None]) -> Broke | None:
-    """What became of the objects, mean over evaluations; ``None`` if nobody looked."""
-    known = [part for part in parts if part is not None]
-    if not known:
-        return None
-    means: dict[str, float | None] = {}
-    for f in fields(Broke):
-        if f.name not in ('score_threshold', 'objects', 'intervals'):
-            values = [getattr(part, f.name) for part in known]
-            values = [value for value in values if value is not None]
-            means[f.name] = float(mean(values)) if values else None
-    one = {'intervals': known[0].intervals if len(known) == 1 else {}}
-    return Broke.from_json({**asdict(known[0]), **means, **one})
 
 
 def count_changing(record: RunRecord, differ: Callable[[Any, Any], bool]) -> int:

@@ -1,5 +1,7 @@
 """Choices that are measured on evaluations that they were not made on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from builders import make_entry, make_record, make_results
@@ -13,7 +15,7 @@ from mmdiff.evaluation.cross_fitting import (
     split,
 )
 from mmdiff.evaluation.entry import Entry
-from mmdiff.evaluation.evaluations import Evaluations, mean, mean_broke
+from mmdiff.evaluation.evaluations import Evaluations, mean, mean_of_known
 from mmdiff.evaluation.image_tables import (
     ApTable,
     EvaluationsTable,
@@ -201,10 +203,18 @@ def test_the_mean_of_equal_values_is_that_value():
 
 def test_what_broke_is_the_mean_of_what_is_known(measured):
     metric, runs = measured
-    parts = [metric.record_tables.scorer.broke(one) for one in runs[0].evaluations]
-    together = mean_broke(parts)
+    scorer = metric.record_tables.scorer
+    parts = [scorer.broke(replace(one, others=[])) for one in runs[0].evaluations]
+    assert len(parts) > 1 and len({part.lost for part in parts}) > 1
+    together = scorer.broke(runs[0])
     assert together.objects == parts[0].objects
     assert together.lost == pytest.approx(np.mean([part.lost for part in parts]))
-    parts[0].mean_iou = None
-    assert mean_broke(parts[:2]).mean_iou == parts[1].mean_iou
-    assert mean_broke([None, None]) is None
+    low, high = together.intervals['lost']
+    assert low < together.lost < high
+    assert set(together.intervals) == set(parts[0].intervals)
+
+
+def test_evaluations_that_know_nothing_count_for_nothing():
+    parts = [np.array([0.1, np.nan, np.nan]), np.array([0.1, 0.5, np.nan])]
+    means = mean_of_known(parts)
+    assert means[:2].tolist() == [0.1, 0.5] and np.isnan(means[2])

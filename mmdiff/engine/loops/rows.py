@@ -16,7 +16,6 @@ from mmdiff.evaluation.entry import Cost, Entry, Sanity, main_metric
 from mmdiff.evaluation.evaluations import (
     Evaluations,
     count_changing,
-    mean_broke,
     mean_by_name,
 )
 from mmdiff.evaluation.record import RunRecord
@@ -109,7 +108,7 @@ class RowFiller:
             entry.evaluations = Evaluations([*range(len(values))], values, differing)
         if self.rank == 0:
             entry.per_class = mean_by_name([*map(self.scorer.per_class, all_of_it)])
-            entry.broke = mean_broke([self.scorer.broke(one) for one in all_of_it])
+            entry.broke = self.scorer.broke(record)
             if entry.role == 'clean' and entry.value >= 0:
                 self.set_metric = SetMetric(self.scorer, entry, record)
                 if self.set_metric.problem:

@@ -166,7 +166,10 @@ class Scorer(ABC):
         return None
 
     def broke(self, record: RunRecord) -> Broke | None:
-        """Count what became of the objects; ``None`` for tasks without objects."""
+        """Count what became of the objects, on average over the evaluations.
+
+        ``None`` for tasks without objects.
+        """
         return None
 
     @abstractmethod

@@ -14,6 +14,7 @@ import numpy as np
 from mmdet.evaluation.functional import bbox_overlaps
 
 from ..account import Broke
+from ..evaluations import mean_of_known
 from ..image_tables import ApTable
 from ..uncertainty import Bootstrap
 
@@ -25,31 +26,35 @@ RIGHT, WRONG_CLASS, MOVED, LOST = range(4)
 
 
 def count_broken(
-    predictions: Sequence[Mapping],
+    evaluations: Sequence[Sequence[Mapping]],
     truths: Sequence[Mapping[str, np.ndarray]],
     voc_boxes: bool,
-    any_class: ApTable | None,
+    any_class: Sequence[ApTable | None],
 ) -> Broke:
-    """Count what became of each object.
+    """Count what became of each object, on average over evaluations.
 
     Args:
-        predictions: ``bboxes``, ``scores``, ``labels`` of each image, on the CPU.
+        evaluations: ``bboxes``, ``scores``, ``labels`` of each image, on the CPU, in
+            each of several passes over the same images.
         truths: ``bboxes``, ``labels``, ``bboxes_ignore`` of each image.
         voc_boxes: A box from 0 to 9 is 10 wide, as VOCMetric has it.
-        any_class: Table of the AP when all classes are one; ``None`` without objects.
+        any_class: For each evaluation the table of the AP when all classes are one;
+            ``None`` without objects.
     """
-    images = [_look(p, t, voc_boxes) for p, t in zip(predictions, truths)]
-    counts = np.array([np.bincount(kinds, minlength=4) for kinds, _, _ in images])
-    ious = np.array([own[kinds == RIGHT].sum() for kinds, own, _ in images])
-    false = np.array([count for _, _, count in images])
-    measured = _Measured(counts, ious, false, any_class)
-    once = measured.of(np.ones((1, len(images))))
+    measured = _Measured(
+        [
+            _Counts.of(predictions, truths, voc_boxes, table)
+            for predictions, table in zip(evaluations, any_class)
+        ]
+    )
+    first = measured.parts[0].kinds
+    once = measured.resampled(np.ones((1, len(first))))
     values = {name: float(of_all[0]) for name, of_all in once.items()}
     known = {name: v for name, v in values.items() if not np.isnan(v)}
     shares = {name: known.pop(name, 0.0) for name in KINDS}
     return Broke(
         score_threshold=SCORE_THRESHOLD,
-        objects=int(counts.sum()),
+        objects=int(first.sum()),
         **shares,
         false_per_image=known['false_per_image'],
         mean_iou=known.get('mean_iou'),
@@ -59,38 +64,65 @@ def count_broken(
 
 
 @dataclass
-class _Measured:
-    """What was seen in each image.
+class _Counts:
+    """What was seen in each image in one evaluation.
 
     Args:
-        counts: Objects of each kind, (N, 4).
+        kinds: Objects of each kind, (N, 4).
         ious: Sum of the IoU of those that are right, (N,).
         false: False detections, (N,).
         any_class: See :func:`count_broken`.
     """
 
-    counts: np.ndarray
+    kinds: np.ndarray
     ious: np.ndarray
     false: np.ndarray
     any_class: ApTable | None
 
-    def of(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+    @classmethod
+    def of(
+        cls,
+        predictions: Sequence[Mapping],
+        truths: Sequence[Mapping[str, np.ndarray]],
+        voc_boxes: bool,
+        any_class: ApTable | None,
+    ) -> _Counts:
+        """Look at each image."""
+        images = [_look(p, t, voc_boxes) for p, t in zip(predictions, truths)]
+        kinds = np.array([np.bincount(kinds, minlength=4) for kinds, _, _ in images])
+        ious = np.array([own[kinds == RIGHT].sum() for kinds, own, _ in images])
+        false = np.array([count for _, _, count in images])
+        return cls(kinds, ious, false, any_class)
+
+    def resampled(self, weights: np.ndarray) -> dict[str, np.ndarray]:
         """Each number on draws of the images, (B, N) to (B,); NaN of nothing."""
-        counts = weights @ self.counts
-        objects, right = counts.sum(1), counts[:, RIGHT]
-        values = {name: _ratio(counts[:, k], objects) for k, name in enumerate(KINDS)}
+        kinds = weights @ self.kinds
+        objects, right = kinds.sum(1), kinds[:, RIGHT]
+        values = {name: _ratio(kinds[:, k], objects) for k, name in enumerate(KINDS)}
         values['false_per_image'] = weights @ self.false / weights.sum(1)
         values['mean_iou'] = _ratio(weights @ self.ious, right)
         if self.any_class is not None:
             values['any_class_ap'] = self.any_class.resampled(weights)
         return values
 
+
+@dataclass
+class _Measured:
+    """What was seen in each evaluation."""
+
+    parts: Sequence[_Counts]
+
+    def resampled(self, weights: np.ndarray) -> dict[str, np.ndarray]:
+        """Mean over evaluations; of those that know a number, as the IoU of nothing."""
+        drawn = [part.resampled(weights) for part in self.parts]
+        return {name: mean_of_known([one[name] for one in drawn]) for name in drawn[0]}
+
     def intervals(self, values: Mapping[str, float]) -> dict[str, tuple[float, float]]:
         """Intervals of these numbers of all images."""
-        bootstrap, count = Bootstrap(), len(self.counts)
-        with_objects = int((self.counts.sum(1) > 0).sum())
+        kinds, bootstrap = self.parts[0].kinds, Bootstrap()
+        count, with_objects = len(kinds), int((kinds.sum(1) > 0).sum())
         intervals = {}
-        for name, draws in self.of(bootstrap.weights(count)).items():
+        for name, draws in self.resampled(bootstrap.weights(count)).items():
             value = values[name]
             if np.isnan(value):
                 continue

@@ -155,13 +155,16 @@ class DetectionScorer(Scorer):
     def broke(self, record: RunRecord) -> Broke:
         samples, voc_boxes = self.truth.samples(), self.voc_boxes
         truths = [_truth(sample, self.truth.gt_scale) for sample in samples]
-        merged = [{**p, 'labels': p['labels'] * 0} for p in record.predictions]
         one_class = [
             {k: v * 0 if k.startswith('labels') else v for k, v in truth.items()}
             for truth in truths
         ]
-        table = _table_of_one_class(merged, one_class, voc_boxes)
-        return count_broken(record.predictions, truths, voc_boxes, table)
+        evaluations = [one.predictions for one in record.evaluations]
+        tables = []
+        for predictions in evaluations:
+            merged = [{**p, 'labels': p['labels'] * 0} for p in predictions]
+            tables.append(_table_of_one_class(merged, one_class, voc_boxes))
+        return count_broken(evaluations, truths, voc_boxes, tables)
 
     def differ(self, first: Prediction, second: Prediction) -> bool:
         """Whether the scores of the surest detections differ."""
