@@ -133,3 +133,23 @@ def test_an_accuracy_that_is_no_share_of_right_images_is_refused(scorer, setting
         scorer_of('classification', Evaluator(Accuracy(**settings)), scorer.truth)
     for fine in ({'topk': (1, 2)}, {'thrs': None}, {'thrs': 0.0}):
         scorer_of('classification', Evaluator(Accuracy(**fine)), scorer.truth)
+
+
+@pytest.mark.parametrize('topk', [(1,), (1, 2), (3, 1)])
+def test_an_image_is_right_where_accuracy_counts_it_as_right(scorer, topk):
+    """Ties go to whom topk names first; no score below the threshold is right."""
+    from mmpretrain.evaluation import Accuracy
+
+    scorer = scorer_of('classification', Evaluator(Accuracy(topk=topk)), scorer.truth)
+    several = [
+        [0.5, 0.5, 0.0],
+        [0.4, 0.2, 0.4],
+        [1 / 3] * 3,
+        [-0.1, -0.2, -0.9],
+        [0.0] * 3,
+    ]
+    for scores in several:
+        predictions = [prediction(*scores)] * len(LABELS)
+        right = [scorer.image_score(i, one) for i, one in enumerate(predictions)]
+        measured = scorer.measure(make_record(right, predictions=predictions))
+        assert measured['accuracy/top1'] == pytest.approx(100 * sum(right) / 3), scores

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import Any
 
 import numpy as np
+from mmengine.evaluator import BaseMetric
 from torch import Tensor
 
 from ..entry import PERCENT
@@ -17,8 +18,8 @@ from .base import Prediction, Scorer
 class ClassificationScorer(Scorer):
     """Scores of mmpretrain's predictions of one class for each image.
 
-    The score of an image is 1 if the highest score is the true class's, else 0; it is
-    0, too, if any score is no finite number.
+    The score of an image is 1 if mmpretrain's accuracy counts it as right, else 0; it
+    is 0, too, if any score is no finite number.
 
     Args:
         evaluator: Evaluator with mmpretrain's ``Accuracy``.
@@ -87,9 +88,21 @@ class ClassificationScorer(Scorer):
 
     def image_score(self, index: int, prediction: Prediction) -> float:
         scores = prediction['pred_score']
-        # The highest of scores that are no numbers is one of these, and never right.
-        right = int(scores.argmax()) == self.label(index)
-        return float(right and bool(scores.isfinite().all()))
+        # Accuracy may take the class of an image from scores that are no numbers.
+        if not bool(scores.isfinite().all()):
+            return 0.0
+        # By the metric itself, so that ties and scores below its threshold count alike.
+        metric = self._accuracy
+        right = metric.calculate(
+            scores[None], [self.label(index)], metric.topk, metric.thrs
+        )
+        return float(right[metric.topk.index(1)][0] > 0)
+
+    @property
+    def _accuracy(self) -> BaseMetric:
+        """The metric that is compared."""
+        metrics = self.evaluator.metrics
+        return next(m for m in metrics if type(m).__name__ == 'Accuracy')
 
     def margin(self, index: int, prediction: Prediction) -> float:
         """Score of the true class, less the highest of the others."""
