@@ -100,14 +100,14 @@ class KeptNames:
 
 @dataclass
 class Glance:
-    """All attributes and tensors of a model side by side, to be looked at in one go.
+    """Attributes and tensors of a model side by side, to be looked at in one go.
 
     It is done after each gradient of each image, and nearly always in vain.
 
     Args:
         owners: Dictionaries of attributes.
         counts: How many attributes each has.
-        places: Owner, name and value of each attribute and tensor.
+        places: Owner, name and value of each attribute but torch's, and tensor.
         tensors: Tensors that count how often they are written.
         versions: How often each was.
         uncounted: Tensors that count nothing.
@@ -127,9 +127,11 @@ class Glance:
         attributes: list[str] = []
         values: list[Any] = []
         for one in names:
-            owners += [one.owner] * len(one.names)
-            attributes += one.names
-            values += one.plain
+            # Losses leave what is torch's, most of all there is, as it was.
+            own = [pair for pair in zip(one.names, one.plain) if pair[0] not in OF_TORCH]
+            owners += [one.owner] * len(own)
+            attributes += [name for name, _ in own]
+            values += [value for _, value in own]
         for tensor in kept:
             owners += [owner for owner, _ in tensor.owners]
             attributes += [name for _, name in tensor.owners]
@@ -263,6 +265,8 @@ class ModelState:
     def close(self) -> None:
         """Put back the objects themselves; the last call."""
         self.reset()
+        for names in self._names:
+            names.reset()
         # No loss asks for hooks; those of all modules are most of what there is.
         _reset_containers(self._hooks)
         for kept in self._tensors.values():

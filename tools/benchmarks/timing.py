@@ -46,13 +46,16 @@ class Timing:
 
 
 def in_turns(
-    contenders: Mapping[str, Callable[[], object]], rounds: int
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    now: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Timing]:
     """Time each contender once a round, after a round that does not count.
 
     Args:
         contenders: Functions by name.
         rounds: Rounds that count.
+        now: Seconds of a clock.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -60,13 +63,19 @@ def in_turns(
         for number in range(rounds + 1):
             for name, run in contenders.items():
                 wait()
-                start = time.perf_counter()
+                start = now()
                 run()
                 wait()
                 if number:
-                    seconds[name].append(time.perf_counter() - start)
+                    seconds[name].append(now() - start)
                 progress.advance(task)
     return {name: Timing(values) for name, values in seconds.items()}
+
+
+def clock() -> Callable[[], float]:
+    """Clock for work that never waits: of one thread of a CPU, that of the process."""
+    alone = torch.get_num_threads() == 1 and not torch.cuda.is_available()
+    return time.process_time if alone else time.perf_counter
 
 
 def wait() -> None:
