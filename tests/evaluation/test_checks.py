@@ -389,11 +389,36 @@ def test_a_search_fills_its_budget_and_hands_on_what_it_found(sanity, expected):
 
 
 @pytest.mark.parametrize(
-    'step_size, steps, expected', [(64, 10, True), (64, 1, False), (16, 10, False)]
+    'step_size, steps, expected',
+    [
+        (64, 10, True),
+        (64, 1, False),
+        (16, 10, False),
+        (0.8, 10, False),
+        (0.75, 10, True),
+        (4, 1, True),
+    ],
 )
-def test_steps_that_cross_the_budget_do_not_converge(step_size, steps, expected):
+def test_steps_that_cross_the_budget_or_never_can_do_not_converge(step_size, steps, expected):
     entry = make_entry(settings={'step_size': step_size, 'steps': steps})
     assert codes(check_search(entry)) == ['not_converged'] * expected
+
+
+@pytest.mark.parametrize(
+    'norm, eps, expected',
+    [
+        ('linf', 8 / 255, True),
+        ('linf', 0.5, False),
+        ('linf', 0, False),
+        ('l2', 128 / 255 / 2, True),
+        ('l2', 128, False),
+    ],
+)
+def test_a_fraction_of_one_is_no_budget_in_pixel_units(norm, eps, expected):
+    entry = make_entry(budget=Budget(eps, norm))
+    found = [one for one in check_entry(entry, CLEAN) if one.code == 'budget_tiny']
+    assert len(found) == expected
+    assert all('8/255 is eps=8' in one.text for one in found)
 
 
 def test_images_with_nothing_to_lose_say_nothing_of_a_budget_that_hides_all():

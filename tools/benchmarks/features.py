@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from timing import Machine, added_memory, count_flops, in_turns, report
+from timing import Machine, added_memory, clock, count_flops, in_turns, report
 from torch import Tensor
 from torchvision.models.feature_extraction import create_feature_extractor
 
@@ -146,7 +146,7 @@ def compare(args: argparse.Namespace, tap: str) -> tuple[list[dict], dict]:
     ways = {name: contender(args, TAPS[tap], name) for name in WAYS}
     runnable = {name: way for name, way in ways.items() if callable(way)}
     flops = {name: count_flops(way) for name, way in runnable.items()}
-    times = in_turns(runnable, args.rounds)
+    times = in_turns(runnable, args.rounds, clock())
     rows = []
     for name, way in ways.items():
         row = {'taps': tap, 'way': name, 'ms': str(way), 'of hooks': '', 'FLOPs': ''}

@@ -17,6 +17,7 @@ CODES = {
     'zero_gradients': 'It was blind there: a working attack may go lower.',
     'left_budget': 'It did more than it may: its metric is of another threat model.',
     'attacked_padding': 'Padding is no part of an image: it did more than it may.',
+    'budget_tiny': 'It may do next to nothing: its metric is that of a slip of units.',
     'budget_unused': 'It did less than it may: read its metric as an upper bound.',
     'not_as_reported': (
         'What it found is not what the model was tested on: read its metric as an '

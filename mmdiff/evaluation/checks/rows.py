@@ -28,6 +28,8 @@ MISREPORTED_SHARE = 0.1
 BEYOND = 0.51
 # Relative difference of an objective that is rounding.
 SAME = 1e-3
+# Radius that is nearly nothing, in pixel units: a fraction of 1 was meant, as 8/255.
+NOTHING = {'linf': 0.1, 'l2': 0.5}
 # DAG leaves an image alone in which no proposal shows an object: if that is most of
 # them, the detector is too weak for DAG to say anything.
 CHANGED_SHARE = 0.5
@@ -130,6 +132,12 @@ def _check_bounds(entry: Entry) -> list[Flag]:
             f'away from all those within {eps:g} pixels'
         )
         flags.append(flag('left_budget', text))
+    if eps and eps < NOTHING.get(entry.norm or '', 0):
+        text = (
+            f'{entry.name} has a budget of {eps:.3g} in pixel values of 0..255, of '
+            'which an image file keeps nothing; 8/255 is eps=8'
+        )
+        flags.append(flag('budget_tiny', text))
     if sanity.padding_changed:
         text = f'{entry.name} changed the padding of {sanity.padding_changed} images'
         flags.append(flag('attacked_padding', text))
@@ -175,6 +183,12 @@ def check_search(entry: Entry) -> list[Flag]:
         text = (
             f'{entry.name} is not converged: each step of {step:g} crosses the whole '
             'budget, so that iterates jump between its corners'
+        )
+        flags.append(flag('not_converged', text))
+    if eps and step and not entry.cumulative and steps * step < (1 - SAME) * eps:
+        text = (
+            f'{entry.name} is not converged: {steps} steps of {step:g} cannot cross its '
+            'budget'
         )
         flags.append(flag('not_converged', text))
     # A search hands on the best of its iterates, or the last.
