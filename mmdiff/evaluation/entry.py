@@ -16,6 +16,8 @@ Role = Literal['clean', 'attack', 'control', 'worst_case']
 ROLES: tuple[str, ...] = get_args(Role)
 # Ends of the names of metrics to compare models by, the first one that there is.
 MAIN_METRICS = ('/mAP', '/bbox_mAP', '/top1')
+# What metric_items of CocoMetric may leave of it: not AP of one class, nor recall.
+PARTS_OF_MAP = '/bbox_mAP_'
 # Metrics that are in percent; all others are shares.
 PERCENT = '/top1'
 
@@ -26,11 +28,12 @@ def main_metric_name(metrics: Mapping[str, float]) -> str:
     Example:
         >>> main_metric_name({'coco/bbox_mAP_50': 0.6, 'coco/bbox_mAP': 0.4})
         'coco/bbox_mAP'
+        >>> main_metric_name({'coco/cat_precision': 0.6, 'coco/bbox_mAP_50': 0.4})
+        'coco/bbox_mAP_50'
     """
-    for name in metrics:
-        if name.endswith(MAIN_METRICS):
-            return name
-    return next(iter(metrics))
+    main = [name for name in metrics if name.endswith(MAIN_METRICS)]
+    parts = [name for name in metrics if PARTS_OF_MAP in name]
+    return next(iter([*main, *parts, *metrics]))
 
 
 def main_metric(metrics: Mapping[str, float]) -> float:

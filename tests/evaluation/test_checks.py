@@ -399,7 +399,9 @@ def test_a_search_fills_its_budget_and_hands_on_what_it_found(sanity, expected):
         (4, 1, True),
     ],
 )
-def test_steps_that_cross_the_budget_or_never_can_do_not_converge(step_size, steps, expected):
+def test_steps_that_cross_the_budget_or_never_can_do_not_converge(
+    step_size, steps, expected
+):
     entry = make_entry(settings={'step_size': step_size, 'steps': steps})
     assert codes(check_search(entry)) == ['not_converged'] * expected
 

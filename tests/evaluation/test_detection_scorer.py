@@ -6,6 +6,7 @@ import torch
 from builders import make_record
 from mmdet.evaluation import LVISMetric, VOCMetric
 from mmdet.evaluation.functional import eval_map
+from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.structures import InstanceData
@@ -231,6 +232,14 @@ def test_an_evaluator_without_the_map_of_boxes_is_refused(kinds):
     metric.metrics = kinds
     with pytest.raises(ValueError, match='compares the mAP of boxes; set test_eval'):
         make_scorer(metric, sample_of(BOX, [0]))
+
+
+def test_an_evaluator_that_is_told_to_leave_the_map_out_is_refused():
+    metric = CocoMetric(metric='bbox', metric_items=['AR@100'])
+    with pytest.raises(ValueError, match="tells no mAP; add 'mAP' to its metric_items"):
+        make_scorer(metric, sample_of(BOX, [0]))
+    metric = CocoMetric(metric='bbox', metric_items=['AR@100', 'mAP_50'])
+    make_scorer(metric, sample_of(BOX, [0]))
 
 
 def test_predictions_without_boxes_and_samples_without_truth_are_refused():

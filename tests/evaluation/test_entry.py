@@ -95,6 +95,9 @@ def test_the_main_metric_is_the_map_or_the_accuracy_as_a_share():
     assert main_metric({'a': 1.0, 'coco/bbox_mAP': 0.4}) == 0.4
     assert main_metric({'accuracy/top1': 75.0, 'accuracy/top5': 100.0}) == 0.75
     assert main_metric_name({'b': 1.0, 'c': 2.0}) == 'b'
+    # What CocoMetric says with classwise or 'proposal' comes first there.
+    parts = {'coco/AR@100': 0.9, 'coco/cat_precision': 0.8, 'coco/bbox_mAP_50': 0.3}
+    assert main_metric(parts) == 0.3
 
 
 def test_shares_count_a_mean_over_passes_as_one_gradient():

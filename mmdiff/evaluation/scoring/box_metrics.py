@@ -29,7 +29,7 @@ def kinds_of(metric: Any) -> list[str]:
 
 
 def check_measures(metric: Any) -> None:
-    """Complain about a metric that is to write files and to measure nothing.
+    """Complain about a metric that is to write files, or tells no mAP.
 
     Raises:
         ValueError: If so.
@@ -38,6 +38,12 @@ def check_measures(metric: Any) -> None:
         raise ValueError(
             f'{type(metric).__name__} with format_only=True writes detections to a '
             'file and measures nothing; set format_only=False in test_evaluator.'
+        )
+    items = getattr(metric, 'metric_items', None)
+    if items is not None and not any(item.startswith('mAP') for item in items):
+        raise ValueError(
+            f'{type(metric).__name__} with metric_items={list(items)} tells no mAP; '
+            "add 'mAP' to its metric_items in test_evaluator."
         )
 
 
