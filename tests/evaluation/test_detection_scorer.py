@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 from builders import make_record
-from mmdet.evaluation import LVISMetric, VOCMetric
+from mmdet.evaluation import CocoMetric, LVISMetric, VOCMetric
 from mmdet.evaluation.functional import eval_map
-from mmdet.evaluation import CocoMetric
 from mmdet.structures import DetDataSample
 from mmengine.evaluator import BaseMetric, Evaluator
 from mmengine.structures import InstanceData

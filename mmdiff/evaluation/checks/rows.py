@@ -187,8 +187,8 @@ def check_search(entry: Entry) -> list[Flag]:
         flags.append(flag('not_converged', text))
     if eps and step and not entry.cumulative and steps * step < (1 - SAME) * eps:
         text = (
-            f'{entry.name} is not converged: {steps} steps of {step:g} cannot cross its '
-            'budget'
+            f'{entry.name} is not converged: {steps} steps of {step:g} cannot cross '
+            'its budget'
         )
         flags.append(flag('not_converged', text))
     # A search hands on the best of its iterates, or the last.
