@@ -18,6 +18,8 @@ METRICS = {
     'area': lambda: VOCMetric(metric='mAP', eval_mode='area'),
     '11points': lambda: VOCMetric(metric='mAP', iou_thrs=[0.5, 0.75]),
     'coco': lambda: CocoMetric(metric='bbox'),
+    'coco, 50': lambda: CocoMetric(metric='bbox', metric_items=['mAP_50']),
+    'coco, 75': lambda: CocoMetric(metric='bbox', metric_items=['mAP_75', 'mAP_s']),
     'coco at one IoU': lambda: CocoMetric(metric='bbox', iou_thrs=np.array([0.6])),
 }
 
@@ -43,7 +45,7 @@ def test_the_value_is_the_evaluators(name, levels, count):
         matcher = scorer.matcher(main_metric_name(metrics))
         fast = value(matcher.rule, matcher.match(record.predictions))
         assert fast == pytest.approx(main_metric(metrics), abs=matcher.tolerance)
-        assert matcher.tolerance < 1e-3 and (count < 30 or fast > 0.02)
+        assert matcher.tolerance < 1e-3 and (count < 30 or fast > 0.01)
 
 
 @pytest.mark.parametrize('name', METRICS)

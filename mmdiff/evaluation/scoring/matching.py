@@ -26,6 +26,8 @@ from pycocotools.cocoeval import COCOeval
 from ..image_tables import FALSE, TRUE, ApRule, Matches
 
 COCO_DETECTIONS = 100  # of a class in an image that mAP counts
+# Parts of COCO's mAP that are of one IoU, and count all detections.
+OF_ONE_IOU = {'bbox_mAP_50': 0.5, 'bbox_mAP_75': 0.75}
 
 
 class Matcher(ABC):
@@ -114,12 +116,22 @@ class CocoMatcher(Matcher):
     """Matches as mmdet's ``CocoMetric`` does for boxes: 101 points, all sizes.
 
     The metric gives three digits, so its value may be half a thousandth away.
+
+    Args:
+        metric: The metric; it is left as it is.
+        samples: Data samples of all images, with ground truth.
+        iou: The only IoU, of ``bbox_mAP_50`` and ``bbox_mAP_75``; ``None``: all those
+            of the metric.
     """
 
     tolerance = 6e-4
 
-    def __init__(self, metric: CocoMetric, samples: Sequence[Any]) -> None:
+    def __init__(
+        self, metric: CocoMetric, samples: Sequence[Any], iou: float | None = None
+    ) -> None:
         super().__init__(metric, samples)
+        self._thresholds = metric.iou_thrs if iou is None else np.array([iou])
+        self._detections = COCO_DETECTIONS if iou is None else metric.proposal_nums[2]
         if self.metric._coco_api is None:
             self.metric._coco_api = self._written_truth()
         api, names = self.metric._coco_api, metric.dataset_meta['classes']
@@ -156,9 +168,8 @@ class CocoMatcher(Matcher):
         return api.loadAnns(numbers)
 
     def match(self, predictions: Sequence[dict]) -> Matches:
-        thresholds = self.metric.iou_thrs
         rows = self._rows(predictions)
-        parts = [_no_matches(len(thresholds), float)]
+        parts = [_no_matches(len(self._thresholds), float)]
         if not rows:
             return parts[0]
         with _silence():
@@ -166,7 +177,7 @@ class CocoMatcher(Matcher):
             evaluation = COCOeval(self.metric._coco_api, detections, 'bbox')
             params = evaluation.params
             params.catIds, params.imgIds = list(self._classes), self._ids
-            params.maxDets, params.iouThrs = [COCO_DETECTIONS], thresholds
+            params.maxDets, params.iouThrs = [self._detections], self._thresholds
             params.areaRng, params.areaRngLbl = params.areaRng[:1], ['all']
             evaluation.evaluate()
         parts += [self._read(result) for result in evaluation.evalImgs if result]
@@ -199,7 +210,7 @@ class CocoMatcher(Matcher):
             np.full(len(scores), image, np.int32),
             np.full(len(scores), label, np.int32),
             scores,
-            outcomes.astype(np.int8).reshape(len(self.metric.iou_thrs), len(scores)),
+            outcomes.astype(np.int8).reshape(len(self._thresholds), len(scores)),
         )
 
 
@@ -236,4 +247,7 @@ def matcher_of(
             return VocMatcher(metric, samples)
         if type(metric) is CocoMetric and name == f'{prefix}bbox_mAP':
             return CocoMatcher(metric, samples)
+        iou = OF_ONE_IOU.get(name.removeprefix(prefix))
+        if type(metric) is CocoMetric and iou in metric.iou_thrs:
+            return CocoMatcher(metric, samples, iou)
     return None
