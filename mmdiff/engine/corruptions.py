@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
 from mmengine.dist import get_rank
 from mmengine.runner import Runner
 
@@ -24,6 +23,7 @@ from mmdiff.utils.files import strict_json, write_json
 
 from .corruption_tables import CorruptionTables
 from .hooks import AttackHook
+from .loops.image_set import ImageSet
 
 Pair = tuple[str, int]  # a corruption and its severity
 CLEAN: Pair = ('clean', 0)
@@ -194,7 +194,7 @@ def evaluate_corruptions(
         with_corruption(runner.cfg.test_dataloader['dataset'], *pair)
     if any(isinstance(hook, AttackHook) for hook in runner.hooks):
         raise ValueError('Corruptions are measured without AttackHook; remove it.')
-    about = _describe(runner.cfg, Path(runner._load_from or ''))
+    about = _describe(runner, Path(runner._load_from or ''))
     tables = CorruptionTables(runner, Path(out))
     report = CorruptionReport(Path(out), about, plan, tables)
     if not fresh:
@@ -237,14 +237,17 @@ def _test(runner: Runner, pair: Pair) -> dict[str, Any]:
     }
 
 
-def _describe(cfg: Config, weights: Path) -> dict[str, Any]:
+def _describe(runner: Runner, weights: Path) -> dict[str, Any]:
     """What results belong to; ``fingerprint``: of model, weights and images."""
+    cfg = runner.cfg
     if not weights.is_file():
         raise FileNotFoundError(f'There is no checkpoint {weights}; give a local file.')
     versions = {LIBRARY: version(LIBRARY)}
     parts = [cfg.model, cfg.test_dataloader.dataset, cfg.test_evaluator, versions]
     settings = {k: v for k, v in cfg.test_cfg.items() if k != 'type'}  # fp16, say
     parts += [settings] if settings else []
+    # A file may hold another image today, or other annotations.
+    parts.append(ImageSet(runner.test_loop.dataloader, lambda sample: None).digests())
     return {
         'schema': SCHEMA,
         'config': str(cfg.filename),

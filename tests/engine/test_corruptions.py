@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -261,6 +262,20 @@ def test_mistakes_are_one_sentence(make, config, tmp_path):
         evaluate_corruptions(runner, ['contrast'], [1], out)
     with pytest.raises(ValueError, match='no LoadImageFromFile in its own pipeline'):
         with_corruption(dict(type='ConcatDataset'), 'fog', 1)
+
+
+def test_images_that_were_replaced_under_their_names_are_no_others_results(
+    make, config, tmp_path, toy
+):
+    images = tmp_path / 'replaced'
+    shutil.copytree(toy, images)
+    config.test_dataloader.dataset.data_root = str(images)
+    out = tmp_path / 'out.json'
+    evaluate_corruptions(make(), ['contrast'], [1], out)
+    first, second, *_ = sorted((images / 'JPEGImages').glob('val*'))
+    shutil.copy(second, first)
+    with pytest.raises(ValueError, match='other weights or other images; start fresh'):
+        evaluate_corruptions(make(), ['contrast'], [1], out)
 
 
 def test_a_wrapped_set_is_refused_before_clean_images_are_tested(
