@@ -128,7 +128,9 @@ class Glance:
         values: list[Any] = []
         for one in names:
             # Losses leave what is torch's, most of all there is, as it was.
-            own = [pair for pair in zip(one.names, one.plain) if pair[0] not in OF_TORCH]
+            own = [
+                pair for pair in zip(one.names, one.plain) if pair[0] not in OF_TORCH
+            ]
             owners += [one.owner] * len(own)
             attributes += [name for name, _ in own]
             values += [value for _, value in own]
