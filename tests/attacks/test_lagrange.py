@@ -10,7 +10,15 @@ from classifiers import logits_of, make_classifier, random_batch
 from conftest import TINY_UNET, ask, batch_of, run
 
 from mmdiff import PGD, DiffusionClassifier, PurifiedModel
-from mmdiff.attacks import GradientBlocked, Lagrange, NotApplicable, oracle_of
+from mmdiff.attacks import (
+    APGD,
+    MIM,
+    GradientBlocked,
+    NotApplicable,
+    Square,
+    StAdv,
+    oracle_of,
+)
 from mmdiff.attacks.objectives import objective_name
 from mmdiff.attacks.probes import probe_objective
 from mmdiff.diffusion import DiffusionModel, choose_levels, denoising_errors
@@ -135,6 +143,17 @@ def test_a_blocked_inner_gradient_is_no_gradient(monkeypatch):
         run(lagrange(), model, data)
 
 
+@pytest.mark.parametrize('kind', [APGD, MIM, Square, StAdv])
+def test_every_attack_with_an_objective_takes_it(kind):
+    """What they report is the objective of the images that they hand on."""
+    model, data = shield(classifier()), random_batch(2, 4)
+    attack = kind(steps=3, objective=lagrange(multiplier=100.0).objective)
+    result = run(attack, model, data)
+    assert result.stats.changed == 2
+    asked = values(attack, model, {**data, 'inputs': result.inputs})
+    assert torch.allclose(torch.tensor(result.losses), asked, rtol=1e-5)
+
+
 def test_attacked_images_stay_likelier():
     model, data = shield(classifier()), random_batch(3, 4)
     prior = model.purifier.prior
@@ -250,7 +269,11 @@ def test_what_a_model_does_not_have_is_refused():
     refused(lagrange(through_shield=False), bare, 'leave through_shield out')
 
 
-def test_it_has_a_name():
-    assert Lagrange() == Lagrange(inner='total', multiplier=1.0)
-    model = shield(classifier())
-    PGD(eps=8, objective='lagrange').check_applies(oracle_of(model))
+def test_its_name_is_that_of_its_own_settings():
+    assert objective_name('lagrange') == 'lagrange'
+    settings = dict(type='mmdiff.Lagrange', inner='cw', multiplier=5)
+    assert objective_name(settings) == 'Lagrange_innercw_multiplier5'
+    model, data = shield(classifier()), random_batch(1, 4)
+    named = values(PGD(eps=8, objective='lagrange'), model, data)
+    spelled = dict(type='Lagrange', inner='total', multiplier=1.0, num_levels=10)
+    assert torch.equal(named, values(PGD(eps=8, objective=spelled), model, data))

@@ -18,13 +18,13 @@ from .base import check_objective
 class Lagrange:
     """``inner - multiplier * error``, the denoising error of the image: ``lagrange``.
 
-    The adaptive attack named so on likelihood maximisation (Chen et al. 2024, "Robust
-    Classification via a Single Diffusion Model", section 4): a shield that climbs to
-    likely images leaves an image alone that is likely already. The error is the mean
-    over noise levels of ``|eps_theta(x_t, t) - eps|^2``, the mean over the values of
-    the image that the attack gives (before the shield), by noise that ``noise_seed``
-    fixes: it is one function in all steps and restarts, and it is not averaged
-    (``eot``). The prior is that of the shield; without one, that of a
+    After the adaptive attack of that name on likelihood maximisation (Chen et al. 2024,
+    "Robust Classification via a Single Diffusion Model"), whose code is not released: a
+    shield that climbs to likely images leaves an image alone that is likely already.
+    The error is the mean over noise levels of ``|eps_theta(x_t, t) - eps|^2``, the mean
+    over the values of the image that the attack gives (before the shield), by noise
+    that ``noise_seed`` fixes: it is one function in all steps and restarts, and it is
+    not averaged (``eot``). The prior is that of the shield; without one, that of a
     ``DiffusionClassifier`` or of a frozen ``DiffusionUNet`` backbone.
 
     Args:
