@@ -20,6 +20,7 @@ _EXPORTS = {
     'GradientAttack': 'iterative_attack',
     'GradientBlocked': 'errors',
     'IterativeAttack': 'iterative_attack',
+    'Lagrange': 'objectives.lagrange',
     'Mask': 'masks',
     'NotApplicable': 'errors',
     'Oracle': 'oracle',

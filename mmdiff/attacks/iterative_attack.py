@@ -37,8 +37,10 @@ class IterativeAttack(SourcedAttack):
             well, ``'margin'`` lets any other class win, ``'targeted'`` one. On
             classifiers, ``'total'`` and ``'ce'``: the cross-entropy; ``'cw'``: the
             margin of logits; ``'dlr'`` and ``'dlr_targeted'`` (Croce and Hein 2020);
-            ``'kl'``: the divergence from the clean prediction. An objective of your
-            own by its config: ``dict(type='MyObjective', ...)``
+            ``'kl'``: the divergence from the clean prediction. On models with a
+            diffusion prior, ``'lagrange'``: another one less the denoising error
+            (:class:`mmdiff.attacks.Lagrange`). An objective of your own by its config:
+            ``dict(type='MyObjective', ...)``
             (:class:`mmdiff.attacks.DetectionObjective`,
             :class:`mmdiff.attacks.ClassificationObjective`).
         restarts: Number of restarts; of each image the one that ends with the highest

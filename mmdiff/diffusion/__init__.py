@@ -5,6 +5,7 @@ Nothing in here needs an mm package: torch, torchvision and diffusers are enough
 
 from .base import DiffusionModel
 from .ddpm import DDPMDiffusionModel
+from .denoising_error import DenoisingError
 from .edm import EDMDiffusionModel
 from .features import FeatureInfo
 from .generation import generate_images, sample_grid, to_uint8
@@ -17,6 +18,7 @@ from .sdxl import SDXLDiffusionModel
 __all__ = [
     'ClassLikelihood',
     'DDPMDiffusionModel',
+    'DenoisingError',
     'DiffusionModel',
     'EDMDiffusionModel',
     'FeatureInfo',

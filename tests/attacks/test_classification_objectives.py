@@ -29,6 +29,7 @@ def test_every_name_is_built():
         'dlr_targeted',
         'cw',
         'kl',
+        'lagrange',
     )
     for name in NAMES['classification']:
         assert PGD(objective=name).threat_model()['objective'] == name

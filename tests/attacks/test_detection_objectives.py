@@ -20,7 +20,7 @@ from mmdiff.utils.modules import num_classes
 
 
 def test_their_names_are_those_that_attacks_accept():
-    assert NAMES['detection'] == (*OBJECTIVES, *REPORTED)
+    assert NAMES['detection'] == (*OBJECTIVES, *REPORTED, 'lagrange')
 
 
 def scaled(batch):

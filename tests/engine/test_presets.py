@@ -72,6 +72,17 @@ def test_attacks_as_published_are_of_the_paper_protocol():
         protocol_of('paper_dag,pgd')
 
 
+def test_an_objective_with_settings_is_given_piece_by_piece():
+    options = {'objective.type': 'Lagrange', 'objective.multiplier': 10}
+    (config,) = attack_configs('pgd', task='classification', **options)
+    assert config['objective'] == {'type': 'Lagrange', 'multiplier': 10}
+    (named,) = attack_configs('apgd', task='detection', objective='lagrange')
+    assert named['objective'] == 'lagrange'
+    options['objective.multiplier'] = 0
+    with pytest.raises(ValueError, match='multiplier=0 must be a number above 0'):
+        attack_configs('pgd', **options)
+
+
 def test_the_source_is_transfers_only_and_all_else_is_everyones():
     options = {'source': ['a.py', 'b.pth'], 'objective': 'cls'}  # as DictAction has it
     pgd, transfer = build('pgd,transfer', '4', 3, **options)

@@ -144,6 +144,8 @@ def test_images_of_few_classes_are_flagged():
         ('total', 0.04, ['scores_flat']),
         ('ce', 0.06, []),
         ('dlr', 0.0, []),
+        ('lagrange', 0.0, ['scores_flat']),
+        ({'type': 'Lagrange', 'inner': 'cw'}, 0.0, []),
         ('ce', None, []),  # of detectors
     ],
 )

@@ -241,3 +241,25 @@ def test_likelihood_maximisation_under_its_exact_gradient(digits, prior, cnn):
     assert risen['exact', 20] > 0.99 * risen['bpda', 20]
     assert left['exact', 20] <= left['bpda', 20] + 1 / 40
     assert left['exact', 20] < accuracy(model, batch) - 0.4
+
+
+def test_less_the_denoising_error_attacked_digits_stay_likelier(digits, prior, cnn):
+    """The more it weighs, the lower it is, and the less the attack is one."""
+    batch = batch_of(digits, 20)
+    purifier = dict(
+        type='mmdiff.LikelihoodMaximization', model=prior, condition=0, eta=EPS
+    )
+    model = PurifiedModel(cnn, purifier).eval()
+    shield = model.data_preprocessor
+    error = shield.purifier.denoising_error(10, None, 0)
+    errors, left = {}, {}
+    for multiplier in (0, 0.1, 1, 10, 100):
+        settings = dict(type='Lagrange', multiplier=multiplier)
+        attack = PGD(eps=EPS, steps=10, objective=settings if multiplier else 'ce')
+        inputs = run(attack, model, batch).inputs
+        errors[multiplier] = shield.measure(inputs, error).mean().item()
+        left[multiplier] = accuracy(model, batch, inputs)
+    clean = shield.measure(batch['inputs'], error).mean().item()
+    print(f'\ndenoising error by multiplier: {errors}, clean {clean:.4f}, left {left}')
+    assert errors[100] < errors[10] < errors[1] < errors[0] - 0.01
+    assert left[1] < accuracy(model, batch) - 0.4 < left[100]

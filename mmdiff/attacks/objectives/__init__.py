@@ -7,6 +7,7 @@ from .base import (
     REPORTED,
     build_objective,
     check_objective,
+    inner_objective,
     objective_name,
     objective_names,
 )
@@ -18,6 +19,7 @@ __all__ = [
     'REPORTED',
     'build_objective',
     'check_objective',
+    'inner_objective',
     'objective_name',
     'objective_names',
 ]

@@ -17,7 +17,9 @@ ON_LOGITS: dict[str, dict[str, Any]] = {
     'cw': {'type': 'LogitMargin'},
     'kl': {'type': 'KLDivergence'},
 }
-BUILT = {**REPORTED, **ON_LOGITS}
+# An objective of either, less the denoising error of the image.
+PENALISED: dict[str, dict[str, Any]] = {'lagrange': {'type': 'Lagrange'}}
+BUILT = {**REPORTED, **ON_LOGITS, **PENALISED}
 NAMES = {
     'detection': (
         'total',
@@ -29,8 +31,9 @@ NAMES = {
         'fabrication',
         'mislabel',
         *REPORTED,
+        *PENALISED,
     ),
-    'classification': ('total', 'ce', *ON_LOGITS),
+    'classification': ('total', 'ce', *ON_LOGITS, *PENALISED),
 }
 # Objectives at whose height an AP may be as it was: it compares scores with each other,
 # all of them low, or allows for boxes that are off.
@@ -72,6 +75,21 @@ def objective_name(objective: str | Mapping[str, Any]) -> str:
         return objective
     settings = [f'{k}{v}' for k, v in objective.items() if k != 'type']
     return '_'.join([objective['type'].removeprefix('mmdiff.'), *settings])
+
+
+def inner_objective(objective: str | Mapping[str, Any]) -> str | Mapping[str, Any]:
+    """Return what is asked of a model itself: of ``lagrange``, its inner objective.
+
+    Example:
+        >>> inner_objective({'type': 'Lagrange', 'inner': 'cw', 'multiplier': 10})
+        'cw'
+        >>> inner_objective('lagrange'), inner_objective('dlr')
+        ('total', 'dlr')
+    """
+    config = PENALISED.get(objective, {}) if isinstance(objective, str) else objective
+    if config.get('type', '').removeprefix('mmdiff.') != 'Lagrange':
+        return objective
+    return config.get('inner', 'total')
 
 
 def build_objective(objective: str | Mapping[str, Any]) -> Any:

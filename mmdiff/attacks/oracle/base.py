@@ -27,9 +27,11 @@ from mmdiff.utils.modules import (
 
 from ..errors import NotApplicable
 from ..objectives import BUILT, build_objective, check_objective
+from ..objectives.lagrange import Lagrange
 from ..result import AttackStats
 from .frame import Frame, ImageGroup, Region, check_pixels
 from .kinds import attacked_part
+from .penalty import PenalisedGoal, penalised_goal
 from .question import Question
 
 # Attacks within attacks (a check, say) are of one thread and may go on.
@@ -109,7 +111,8 @@ class Oracle(ABC):
         """Build what is ascended: an objective by its name, or by its config.
 
         Raises:
-            NotApplicable: If models of this task have no such objective.
+            NotApplicable: If models of this task have no such objective, or this model
+                no prior that it needs.
         """
         if isinstance(objective, str):
             try:
@@ -119,6 +122,8 @@ class Oracle(ABC):
             if objective not in BUILT:
                 return objective
         goal = build_objective(objective)
+        if isinstance(goal, Lagrange):
+            return penalised_goal(self, goal)
         if goal.task != self.task:
             raise NotApplicable(
                 f'objective={objective!r} is one of {goal.task}, not of {self.task}.'
@@ -252,9 +257,13 @@ class Oracle(ABC):
         Raises:
             NotApplicable: If models of this task have no such objective.
         """
-        goal = self.goal_of(objective)
-        question = Question(self, group, goal, proposals, eot, seed_of, stats)
-        question.group = replace(group, samples=self.prepare(question))
+        goal, oracle, penalty = self.goal_of(objective), self, None
+        if isinstance(goal, PenalisedGoal):
+            oracle, penalty, goal = goal.oracle, goal.penalty, goal.goal
+        question = Question(
+            oracle, group, goal, proposals, eot, seed_of, stats, penalty
+        )
+        question.group = replace(group, samples=oracle.prepare(question))
         return question
 
     def prepare(self, question: Question) -> list:

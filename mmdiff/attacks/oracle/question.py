@@ -14,6 +14,7 @@ from mmdiff.utils.modules import seed_all, training_flags
 from ..errors import GradientBlocked
 from ..result import AttackStats
 from .frame import ImageGroup
+from .penalty import Penalty
 
 if TYPE_CHECKING:
     from .base import Oracle
@@ -31,6 +32,7 @@ class Question:
         eot: Number of passes that are averaged (expectation over transformation).
         seed_of: See :meth:`Oracle.ask`.
         stats: Account in which gradients and queries are counted.
+        penalty: What is taken off the objective; ``None``: nothing.
     """
 
     oracle: Oracle
@@ -40,6 +42,7 @@ class Question:
     eot: int
     seed_of: Callable[..., int]
     stats: AttackStats
+    penalty: Penalty | None = None
 
     @property
     def proposals_move(self) -> bool:
@@ -93,7 +96,12 @@ class Question:
     def _losses(
         self, pixels: Sequence[Tensor], choice: tuple, restart: int, step: int
     ) -> Tensor:
-        """Mean objective over ``eot`` passes, (N,)."""
+        """Mean objective over ``eot`` passes, (N,), less the penalty.
+
+        Raises:
+            GradientBlocked: If the objective does not depend on the images for
+                autograd, and only the penalty would be followed.
+        """
         group, total = self.group, 0
         goal = self.objective
         if not isinstance(goal, str):
@@ -106,7 +114,11 @@ class Question:
                 batch = self.oracle.preprocess(pixels, group.samples, group.frames)
                 shifted = [seed + k for seed in seeds]
                 total = total + self.oracle.image_losses(batch, shifted, goal)
-        return total / self.eot
+        if self.penalty is None:
+            return total / self.eot
+        if torch.is_grad_enabled() and not total.requires_grad:
+            raise GradientBlocked
+        return total / self.eot - self.penalty(group, pixels)
 
     def _check(self, x: Tensor, grad: Tensor | None) -> Tensor:
         """Count a gradient; replace what is not a number."""

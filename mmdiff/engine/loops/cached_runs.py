@@ -17,7 +17,7 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.runner import Runner
 
 from mmdiff.attacks import Attack, AttackStats, GradientBlocked, Oracle, Universal
-from mmdiff.attacks.objectives import BUILT, build_objective
+from mmdiff.attacks.objectives import BUILT, build_objective, inner_objective
 from mmdiff.attacks.probes import attack_and_look
 from mmdiff.evaluation.record import VERSION, RunRecord
 from mmdiff.evaluation.scoring import Scorer
@@ -321,4 +321,7 @@ def code_of(attack: Attack) -> str:
     objective = getattr(attack, 'objective', None)
     if isinstance(objective, Mapping) or objective in BUILT:
         kinds.append(type(build_objective(objective)))
+        inner = inner_objective(objective)
+        if isinstance(inner, str) and inner in BUILT:
+            kinds.append(type(build_objective(inner)))
     return digest_code(kinds)

@@ -16,7 +16,11 @@ from mmdiff.attacks import (
     RandomNoise,
     Square,
 )
-from mmdiff.attacks.objectives import LOWERS_NO_AP, objective_name
+from mmdiff.attacks.objectives import (
+    LOWERS_NO_AP,
+    inner_objective,
+    objective_name,
+)
 from mmdiff.evaluation.entry import Entry, Role
 from mmdiff.registry import ATTACKS
 
@@ -275,8 +279,10 @@ def controls(attack: Attack, num_values: int) -> dict[str, Attack]:
     if not isinstance(attack, GradientAttack) or attack.budget.is_flow:
         return {**made, 'longer': longer}
     large = max(attack.eps, LARGE * (1 if attack.norm == 'linf' else num_values**0.5))
-    larger = replace(longer, eps=large)
-    if objective_name(attack.objective) in LOWERS_NO_AP:
+    # What keeps images likely keeps them from being destroyed, too.
+    inner = inner_objective(attack.objective)
+    larger = replace(longer, eps=large, objective=inner)
+    if objective_name(inner) in LOWERS_NO_AP:
         larger = replace(larger, objective='total')
     if constant:  # else the attack itself sees to its steps
         longer = replace(longer, step_size=min(size, 2.5 * attack.eps / steps))

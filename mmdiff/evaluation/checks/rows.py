@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmdiff.attacks.objectives import LOWERS_NO_AP
+from mmdiff.attacks.objectives import LOWERS_NO_AP, inner_objective
 from mmdiff.attacks.torch_names import is_black_box, is_of_probabilities
 
 from ..entry import Entry, Flag
@@ -237,7 +237,7 @@ def check_scores(entry: Entry, spread: float | None) -> list[Flag]:
     """
     if spread is None or spread >= FLAT or entry.settings.get('source'):
         return []
-    objective = entry.settings.get('objective')
+    objective = inner_objective(entry.settings.get('objective') or '')
     if objective not in OF_PROBABILITIES and not is_of_probabilities(entry.attack):
         return []
     text = (
@@ -330,7 +330,8 @@ def check_rows(rows: Sequence[Entry], clean: Entry, score_name: str) -> None:
     alone = not any(row.cumulative for row in rows)
     for row in rows:
         # What does not aim at the metric may do less to it than what does not aim.
-        if row.role != 'attack' or row.settings.get('objective') in LOWERS_NO_AP:
+        aim = inner_objective(row.settings.get('objective') or '')
+        if row.role != 'attack' or aim in LOWERS_NO_AP:
             continue
         score = row.image_score or 0.0
         if noise < min(score - tolerance / 2, (clean.image_score or 0.0) - tolerance):

@@ -10,7 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmdiff.diffusion import DiffusionModel, FeatureInfo
+from mmdiff.diffusion import DenoisingError, DiffusionModel, FeatureInfo
 from mmdiff.diffusion.dtypes import parse_dtype
 from mmdiff.diffusion.noise import TILE, FixedNoise
 from mmdiff.registry import MODELS
@@ -116,6 +116,9 @@ class DiffusionUNet(BaseModule):
         precision = model.get('dtype')
         self.cast_to = None if precision is None else parse_dtype(precision)
         arguments = dict(model, dtype=None)
+        self.source = arguments
+        # Loaded when it is asked for, and no module of this one: no checkpoint has it.
+        self._whole: list[DiffusionModel] = []
         self.model = DiffusionModel.from_pretrained(**arguments)
 
     def _set_time(self, time: int | float) -> None:
@@ -265,6 +268,35 @@ class DiffusionUNet(BaseModule):
             values = [out[name] for name in names]
             sums = values if sums is None else [a + b for a, b in zip(sums, values)]
         return tuple((value / self.num_noise).to(x.dtype) for value in sums)
+
+    def denoising_error(
+        self, num_levels: int, times: Sequence[float] | None, noise_seed: int
+    ) -> DenoisingError:
+        """Return what tells how badly the frozen prior explains images.
+
+        The prior is loaded once more, as this one has no blocks past its taps.
+
+        Args:
+            num_levels, times, noise_seed: See
+                :class:`mmdiff.diffusion.DenoisingError`.
+
+        Raises:
+            ValueError: If the prior has random weights, or no such noise levels.
+        """
+        if not self._whole:
+            self._whole.append(self._load_whole())
+        prior = self._whole[0].to(self.time.device)
+        return DenoisingError.of(prior, num_levels, times, noise_seed, self.condition)
+
+    def _load_whole(self) -> DiffusionModel:
+        source = self.source
+        if isinstance(source['source'], dict) or source.get('random_weights'):
+            raise ValueError(
+                'This DiffusionUNet has random weights and kept those up to its taps '
+                'alone: it explains no image; give it a trained prior.'
+            )
+        prior = DiffusionModel.from_pretrained(**source).requires_grad_(False)
+        return prior.eval()
 
     def _draw(self, x: Tensor, k: int) -> Tensor:
         """Draw the noise number ``k`` for ``x``."""

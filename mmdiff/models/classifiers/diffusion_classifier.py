@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,12 @@ from mmpretrain.models.heads import ClsHead
 from mmpretrain.structures import DataSample
 from torch import Tensor, nn
 
-from mmdiff.diffusion import ClassLikelihood, DiffusionModel, choose_levels
+from mmdiff.diffusion import (
+    ClassLikelihood,
+    DenoisingError,
+    DiffusionModel,
+    choose_levels,
+)
 from mmdiff.diffusion.denoising import OneStep
 from mmdiff.diffusion.elimination import Elimination, eliminate
 from mmdiff.registry import MODELS
@@ -193,6 +199,20 @@ class DiffusionClassifier(BaseClassifier):
 
     def _denoised(self, inputs: Tensor) -> Tensor:
         return inputs if self.denoiser is None else self.denoiser(inputs)
+
+    def denoising_error(
+        self, num_levels: int, times: Sequence[float] | None, noise_seed: int
+    ) -> DenoisingError:
+        """Return what tells how badly the prior explains images, whatever their class.
+
+        Args:
+            num_levels, times, noise_seed: See
+                :class:`mmdiff.diffusion.DenoisingError`.
+
+        Raises:
+            ValueError: If the prior has no such noise levels.
+        """
+        return DenoisingError.of(self.prior, num_levels, times, noise_seed)
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
         """Return the cross-entropy; gradients reach the images alone.

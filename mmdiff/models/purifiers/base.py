@@ -1,13 +1,14 @@
 """What stands in front of a model and takes an attack off its images."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from mmdiff.diffusion import DiffusionModel
+from mmdiff.diffusion import DenoisingError, DiffusionModel
 from mmdiff.diffusion.noise import fixed_noise
 
 from ..priors import check_condition, prior_arguments
@@ -203,6 +204,26 @@ class Purifier(nn.Module, ABC):
         # Room for 65,536 noises before two seeds share one, as the backbone has it.
         seed = (self.noise_seed << 16) + sample * self.num_noises + number
         return fixed_noise(tuple(x.shape[1:]), seed).to(x)
+
+    def denoising_error(
+        self, num_levels: int, times: Sequence[float] | None, noise_seed: int
+    ) -> Callable[[Tensor], Tensor]:
+        """Return what tells how badly the prior explains images, by fixed noise.
+
+        Args:
+            num_levels, times, noise_seed: See
+                :class:`mmdiff.diffusion.DenoisingError`.
+
+        Returns:
+            A function of images of one size, (N, 3, H, W), RGB in [-1, 1]: (N,).
+
+        Raises:
+            ValueError: If the prior has no such noise levels.
+        """
+        error = DenoisingError.of(
+            self.prior, num_levels, times, noise_seed, self.condition
+        )
+        return lambda x: error(continue_to(x, self.prior.total_stride))
 
     def classes(self, x: Tensor) -> Tensor | None:
         """Return the class asked of the prior for each of ``x``; ``None`` of none."""

@@ -1,6 +1,6 @@
 """A shield in front of a model's own preprocessor."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -78,15 +78,38 @@ class ShieldedPreprocessor(BaseDataPreprocessor):
         Returns:
             Images like them, float, in 0..255; differentiable.
         """
+
+        def pixels(x: Tensor) -> Tensor:
+            return self._in_order((self.purifier(x, sample) + 1) * 127.5)
+
+        return self._by_size(images, pixels)
+
+    def measure(
+        self, images: Sequence[Tensor], value: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Measure images of any sizes as the shield sees them.
+
+        Args:
+            images: (C, H, W) each, in 0..255.
+            value: Of images of one size, (N, 3, H, W), RGB in [-1, 1]: (N,).
+
+        Returns:
+            (N,), differentiable.
+        """
+        return torch.stack(self._by_size(images, value))
+
+    def _by_size(
+        self, images: Sequence[Tensor], ask: Callable[[Tensor], Tensor]
+    ) -> list[Tensor]:
+        """Ask about images of one size at a time; return an answer for each image."""
         places: dict[tuple, list[int]] = {}
         for i, image in enumerate(images):
             places.setdefault(tuple(image.shape), []).append(i)
-        purified: dict[int, Tensor] = {}
+        answers: dict[int, Tensor] = {}
         for indices in places.values():
             x = self._to_prior(torch.stack([images[i] for i in indices]))
-            pixels = self._in_order((self.purifier(x, sample) + 1) * 127.5)
-            purified.update(zip(indices, pixels))
-        return [purified[i] for i in range(len(images))]
+            answers.update(zip(indices, ask(x)))
+        return [answers[i] for i in range(len(images))]
 
     def _to_prior(self, images: Tensor) -> Tensor:
         """Pixels (N, C, H, W) in 0..255 as a prior takes them: RGB in [-1, 1]."""

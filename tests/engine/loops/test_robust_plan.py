@@ -165,6 +165,20 @@ def test_controls_are_like_the_attack_but_for_one_thing():
     assert all(a.seed == 3 and a.quantize for a in made.values())
 
 
+@pytest.mark.parametrize(
+    'objective, large',
+    [
+        ('lagrange', 'total'),
+        (dict(type='Lagrange', inner='cw'), 'cw'),
+        (dict(type='mmdiff.Lagrange', inner='vanishing'), 'total'),
+    ],
+)
+def test_a_huge_budget_is_not_spent_on_likely_images(objective, large):
+    made = controls(PGD(eps=4, objective=objective), 2500)
+    assert made['large'].objective == large
+    assert made['longer'].objective == made['square'].objective == objective
+
+
 def test_more_steps_are_at_least_ten_more_and_get_shorter():
     one = controls(PGD(eps=8, steps=1, step_size=8), 2500)
     assert one['longer'].steps == 11 and one['longer'].step_size == 20 / 11
