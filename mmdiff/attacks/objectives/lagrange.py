@@ -19,8 +19,9 @@ class Lagrange:
     """``inner - multiplier * error``, the denoising error of the image: ``lagrange``.
 
     After the adaptive attack of that name on likelihood maximisation (Chen et al. 2024,
-    "Robust Classification via a Single Diffusion Model"), whose code is not released: a
-    shield that climbs to likely images leaves an image alone that is likely already.
+    "Robust Classification via a Single Diffusion Model"), which the paper names and
+    does not define: a shield that climbs to likely images leaves an image alone that is
+    likely already.
     The error is the mean over noise levels of ``|eps_theta(x_t, t) - eps|^2``, the mean
     over the values of the image that the attack gives (before the shield), by noise
     that ``noise_seed`` fixes: it is one function in all steps and restarts, and it is
