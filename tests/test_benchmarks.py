@@ -7,6 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from mmdet.registry import MODELS
+from mmengine.config import Config
+
+from mmdiff.datasets.toy_shapes import make_toy_voc
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / 'tools' / 'benchmarks'
@@ -43,6 +48,22 @@ def test_attacks_are_timed_beside_a_loop_that_makes_as_many_gradients(tmp_path):
     assert result['seconds']['yolox-nano 1']['grad_evals'] == 2
     ways = [row['PGD of'] for row in result['rows']]
     assert ways[:2] == ['loop of ten lines', 'mmdiff'] and 'ART' in ways
+
+
+@pytest.mark.slow
+def test_seconds_of_an_evaluation_are_those_of_its_parts(tmp_path):
+    data = make_toy_voc(tmp_path / 'toy', num_train=1, num_val=2, size=64)
+    name = 'faster-rcnn_toy-unet_dfpn_1xb4-2e_toy-voc.py'
+    config = ROOT / 'configs' / 'detection' / name
+    model = MODELS.build(Config.fromfile(config).model)
+    torch.save(model.state_dict(), tmp_path / 'weights.pth')
+    flags = ['--indices', '2', '--steps', '1', '--cfg-options']
+    options = [f'test_dataloader.dataset.data_root={data}']
+    files = [str(config), str(tmp_path / 'weights.pth')]
+    result = run(tmp_path, 'loop_overhead.py', *files, *flags, *options)
+    parts = 'attacks of rows', 'attacks of checks', 'probes', 'predictions', 'all else'
+    assert set(result['seconds']) == set(parts)
+    assert all(seconds > 0 for seconds in result['seconds'].values())
 
 
 @pytest.mark.slow

@@ -6,7 +6,6 @@ attacks behind checks (controls), probes, predictions, and all else.
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from unittest.mock import patch
 
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
-from timing import Machine, report
+from timing import Machine, clock, report
 
 from mmdiff.attacks import Attack
 from mmdiff.engine.loops import robust_test_loop
@@ -37,9 +36,14 @@ def parse_args() -> argparse.Namespace:
 
 
 class Stopwatch:
-    """Adds up the seconds inside functions by a name; inner ones count for theirs."""
+    """Adds up the seconds inside functions by a name; inner ones count for theirs.
 
-    def __init__(self) -> None:
+    Args:
+        now: Seconds of a clock.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
         self.seconds: dict[str, float] = {}
         self._open: list[float] = []
 
@@ -47,12 +51,12 @@ class Stopwatch:
         """Wrap a function; ``name`` is called with its arguments."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.perf_counter()
+            start = self._now()
             self._open.append(0.0)
             try:
                 return function(*args, **kwargs)
             finally:
-                seconds = time.perf_counter() - start
+                seconds = self._now() - start
                 inner, key = self._open.pop(), name(*args, **kwargs)
                 self.seconds[key] = self.seconds.get(key, 0.0) + seconds - inner
                 if self._open:
@@ -78,7 +82,8 @@ def evaluate(args: argparse.Namespace, folder: str) -> dict[str, float]:
     cfg.test_dataloader.update(num_workers=0, persistent_workers=False)
     cfg.load_from, cfg.work_dir = args.checkpoint, folder
     runner = Runner.from_cfg(cfg)
-    watch, running = Stopwatch(), []
+    # One step of each attack is tried before all runs.
+    watch, running = Stopwatch(clock()), ['attacks of checks']
 
     def run(runs: CachedRuns, plan: Any, *rest: Any) -> Any:
         running.append('attacks of rows' if plan.of_row else 'attacks of checks')
