@@ -60,6 +60,30 @@ def test_the_loss_is_its_formula_and_trains_model_and_projector():
     assert all(p.grad is None for p in model.prior.parameters())
 
 
+def test_centred_targets_are_those_less_their_mean_over_the_batches_of_training():
+    torch.manual_seed(0)
+    loss = RepresentationAlignmentLoss(8, 4, hidden_channels=16, centred=True)
+    h, targets = torch.randn(6, 8), 5 + torch.randn(3, 6, 4, 2, 2)
+    for i, r in enumerate(targets):
+        told = loss(h, r)
+        mean = targets[: i + 1].mean((0, 1, 3, 4))
+        cosines = F.cosine_similarity(loss.projector(h), r.mean((2, 3)) - mean)
+        torch.testing.assert_close(told['alignment_cos'], cosines.mean().detach())
+    kept = loss.state_dict()
+    torch.testing.assert_close(kept['mean'], mean)
+    # It learns in training alone, and of no more than about the last hundred batches.
+    before = loss.mean.clone()
+    loss.eval()(h, targets[0])
+    assert torch.equal(loss.mean, before)
+    loss.train().steps.fill_(10_000)
+    loss(h, targets[0] + 100)
+    expected = mean + 0.01 * (100 + targets[0].mean((0, 2, 3)) - mean)
+    torch.testing.assert_close(loss.mean, expected)
+    assert not RepresentationAlignmentLoss(8, 4).state_dict().keys() - {
+        name for name in kept if name.startswith('projector')
+    }
+
+
 def test_sides_are_those_of_the_passes_and_r_is_of_the_clean_image():
     bare, data = classifier(), batch()
     seen = {}
