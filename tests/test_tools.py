@@ -338,22 +338,11 @@ def test_quickstart(task, toy, tmp_path):
     assert (folder / 'report.html').is_file() and (folder / 'grid.png').is_file()
 
 
-TWO_RANKS = """
-import runpy, sys, torch
-# mmengine selects a GPU for every rank, and there is none.
-torch.cuda.set_device = lambda *_: None
-wrapper = torch.nn.parallel.DistributedDataParallel
-init = wrapper.__init__
-wrapper.__init__ = lambda self, *args, device_ids, **kw: init(self, *args, **kw)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name='__main__')
-"""
+TWO_RANKS = str(ROOT / 'tools' / 'benchmarks' / 'cpu_rank.py')
 
 
 @pytest.mark.slow
 def test_two_ranks_give_the_numbers_of_one(trained, toy, tmp_path):
-    script = tmp_path / 'two_ranks.py'
-    script.write_text(TWO_RANKS)
     reports = []
     for ranks in (1, 2):
         out = tmp_path / f'{ranks}.json'
@@ -365,7 +354,7 @@ def test_two_ranks_give_the_numbers_of_one(trained, toy, tmp_path):
                 'torch.distributed.run',
                 '--nproc_per_node=2',
                 '--master_port=29511',
-                script,
+                TWO_RANKS,
             ]
         )
         more = [
@@ -662,13 +651,11 @@ def test_two_ranks_pretrain_one_prior(toy, tmp_path):
 
     from mmdiff import DiffusionModel
 
-    script = tmp_path / 'two_ranks.py'
-    script.write_text(TWO_RANKS)
     launcher = ['-m', 'torch.distributed.run', '--nproc_per_node=2']
     run(
         *launcher,
         '--master_port=29513',
-        script,
+        TWO_RANKS,
         'tools/pretrain_diffusion.py',
         'configs/pretrain/unet-patch4_1xb32-2400it_toy-voc.py',
         '--work-dir',

@@ -12,9 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
+import torch
 from timing import Machine, report
 
 ROOT = Path(__file__).parents[2]
+BESIDE = Path(__file__).parent
 # What may differ: seconds, memory, and where it was written.
 TIMED = ('cost', 'device', 'config', 'gallery')
 
@@ -44,19 +46,22 @@ def evaluate(args: argparse.Namespace, ranks: int, folder: Path) -> tuple[float,
         '--out': out,
     }
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone']
-    command += [f'--nproc_per_node={ranks}', str(ROOT / 'tools' / 'test.py')]
+    on_cpu = [] if torch.cuda.is_available() else [str(BESIDE / 'cpu_rank.py')]
+    tool = str(ROOT / 'tools' / 'test.py')
+    command += [f'--nproc_per_node={ranks}', *on_cpu, tool]
     command += [args.config, args.checkpoint]
     command += [str(word) for pair in flags.items() for word in pair]
-    options = ['env_cfg.dist_cfg.backend=gloo', *args.cfg_options]
+    gloo = [] if torch.cuda.is_available() else ['env_cfg.dist_cfg.backend=gloo']
+    options = [*gloo, *args.cfg_options]
     start = time.perf_counter()
     run = subprocess.run(
-        [*command, '--cfg-options', *options],
+        [*command, *(['--cfg-options'] * bool(options)), *options],
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'MASTER_PORT': '0'},
         capture_output=True,
         text=True,
     )
     if run.returncode:
-        sys.exit(f'ranks.py: {ranks} ranks failed:\n{run.stderr[-2000:]}')
+        sys.exit(f'ranks.py: {ranks} ranks failed:\n{run.stderr[-6000:]}')
     return time.perf_counter() - start, json.loads(out.read_text())
 
 
