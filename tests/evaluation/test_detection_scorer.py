@@ -1,5 +1,7 @@
 """Scores of boxes: those of mmdet where it has such, and what it does not have."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from mmdiff.evaluation.scoring import GroundTruth, restrict_images, scorer_of
+from mmdiff.evaluation.scoring.box_metrics import check_measures
 from mmdiff.evaluation.scoring.detection import class_aps, image_ap, image_margin
 
 
@@ -239,6 +242,7 @@ def test_an_evaluator_that_is_told_to_leave_the_map_out_is_refused():
         make_scorer(metric, sample_of(BOX, [0]))
     metric = CocoMetric(metric='bbox', metric_items=['AR@100', 'mAP_50'])
     make_scorer(metric, sample_of(BOX, [0]))
+    check_measures(SimpleNamespace(metric_items=['AP50']))  # as LVIS's names it
 
 
 def test_predictions_without_boxes_and_samples_without_truth_are_refused():

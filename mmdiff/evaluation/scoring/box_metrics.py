@@ -40,7 +40,8 @@ def check_measures(metric: Any) -> None:
             'file and measures nothing; set format_only=False in test_evaluator.'
         )
     items = getattr(metric, 'metric_items', None)
-    if items is not None and not any(item.startswith('mAP') for item in items):
+    of_map = 'mAP', 'AP'  # as COCO's metric names it, and LVIS's
+    if items is not None and not any(item.startswith(of_map) for item in items):
         raise ValueError(
             f'{type(metric).__name__} with metric_items={list(items)} tells no mAP; '
             "add 'mAP' to its metric_items in test_evaluator."
