@@ -5,6 +5,7 @@ explanation in :data:`CODES` and the lines that raise it; pages and tables show 
 themselves.
 """
 
+from .budgets import check_search
 from .codes import CODES, flag, slack
 from .controls import check_controls, shows_something
 from .probes import check_probes, check_rise
@@ -16,7 +17,6 @@ from .rows import (
     check_repeated,
     check_rows,
     check_scores,
-    check_search,
     count_differing,
 )
 from .shields import name_gradient

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from mmdiff.evaluation.checks import controls, probes, rows
+from mmdiff.evaluation.checks import budgets, controls, probes, rows
 
 HEADER = '| measured | flag | threshold | healthy, at worst | flagged, at least |\n'
 HEADER += '|---|---|---|---|---|\n'
@@ -220,11 +220,11 @@ MARGINS = (
         lambda row: row['attack']['changed_share'],
         False,
     ),
-    Margin('share of the budget', 'budget_unused', rows.USED_SHARE, _used, False),
+    Margin('share of the budget', 'budget_unused', budgets.USED_SHARE, _used, False),
     Margin(
         'share of images',
         'not_as_reported',
-        rows.MISREPORTED_SHARE,
+        budgets.MISREPORTED_SHARE,
         _share('misreported', 'asked_again', _of_attack),
     ),
     Margin('gain of more steps, of clean', 'not_converged', controls.MUCH, _longer),
