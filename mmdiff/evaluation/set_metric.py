@@ -48,6 +48,7 @@ class SetMetric:
         self.num_images = len(record.predictions)
         self.tables: dict[str, ImageTable] = {}
         self._values: dict[str, np.ndarray] = {}
+        self.scorer = scorer
         self.record_tables = RecordTables(scorer, clean.metric)
         self.matcher = self.record_tables.matcher
         self.problem = self._check(clean, record)
@@ -93,17 +94,22 @@ class SetMetric:
         if entry.role != 'clean':
             share = share_kept(values, self._values[self.clean_key])
             entry.kept_interval = self.bootstrap.paired_interval(share)
-        if self.matcher is None:
-            self._fill_ends(entry, value)
+        self._fill_ends(entry, value)
 
     def _fill_ends(self, entry: Entry, value: float) -> None:
-        """Set intervals where draws of a share say nothing, as all images are alike."""
-        if value in (0, 1):
-            entry.interval = self.bootstrap.interval_of_alike(value, self.num_images)
+        """Set intervals where draws say nothing, as all images are alike.
+
+        A mAP of which no image keeps anything, or all keep all, is taken for the share
+        of images that do.
+        """
+        count = sum(map(self.scorer.can_be_lost, range(self.num_images)))
+        if value in (0, 1) and count:
+            entry.interval = self.bootstrap.interval_of_alike(value, count)
         known = entry.kept_interval
-        if known is not None and known in ((0, 0), (1, 1)):
+        ends = ((0, 0), (1, 1)) if self.matcher is None else ((0, 0),)
+        if known is not None and known in ends:
             clean = self._values[self.clean_key].mean()
-            right = max(1, round(clean * self.num_images))
+            right = max(1, round(clean * count))
             entry.kept_interval = self.bootstrap.interval_of_alike(known[0], right)
 
     @property

@@ -414,7 +414,8 @@ def test_steps_that_cross_the_budget_or_never_can_do_not_converge(
         ('linf', 8 / 255, True),
         ('linf', 0.5, False),
         ('linf', 0, False),
-        ('l2', 128 / 255 / 2, True),
+        ('l2', 0.5, True),
+        ('l2', 3, True),
         ('l2', 128, False),
     ],
 )

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from builders import make_entry, make_record, make_results
-from mmdet.evaluation import VOCMetric
+from mmdet.evaluation import CocoMetric, VOCMetric
 from worlds import detect, make_samples, make_scorer, record_of, scored
 
 from mmdiff.evaluation.entry import Entry
@@ -157,6 +157,7 @@ def classified(values):
     values = np.array(values, float)
     scorer = SimpleNamespace(
         matcher=lambda metric: None,
+        can_be_lost=lambda index: True,
         mean_table=lambda metric, record: MeanTable(record.score),
     )
     row = make_entry('clean', metrics={'accuracy/top1': 100 * values.mean()})
@@ -184,6 +185,25 @@ def test_where_all_images_are_lost_others_might_not_be():
     assert lost.kept_interval == (0, pytest.approx(0.0711, abs=1e-4))  # of 50
     assert kept.kept_interval == (pytest.approx(0.9289, abs=1e-4), 1)
     assert 0.35 < kept.interval[0] < 0.45
+
+
+def test_where_every_object_is_lost_that_of_another_image_might_not_be():
+    samples = make_samples(30, 0)
+    scorer = make_scorer(CocoMetric(metric='bbox'), samples)
+    clean = detect(samples, 0)
+    row = clean_row(scorer, clean)
+    metric = SetMetric(scorer, row, clean)
+    metric.fill(row, clean)
+    nothing = record_of(
+        [{k: v[:0] for k, v in one.items()} for one in clean.predictions]
+    )
+    lost = make_entry(value=0.0)
+    lost.metrics = scorer.measure(nothing)
+    metric.fill(lost, nothing)
+    count = sum(len(sample.gt_instances) > 0 for sample in samples)
+    room = 1 - 0.025 ** (1 / count)
+    assert lost.interval == (0, pytest.approx(room))
+    assert lost.kept_interval[0] == 0 and room < lost.kept_interval[1] <= 1
 
 
 def test_ends_of_exact_intervals_are_where_a_tail_begins():

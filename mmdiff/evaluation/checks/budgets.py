@@ -16,8 +16,9 @@ MISREPORTED_SHARE = 0.1
 BEYOND = 0.51
 # Relative difference of an objective that is rounding.
 SAME = 1e-3
-# Radius that is nearly nothing, in pixel units: a fraction of 1 was meant, as 8/255.
-NOTHING = {'linf': 0.1, 'l2': 0.5}
+# Radius that is nearly nothing, in pixel units: one of images in 0..1 was meant, as
+# 8/255, or 0.5 and 3 of L2.
+NOTHING = {'linf': 0.1, 'l2': 4}
 
 
 def check_bounds(entry: Entry) -> list[Flag]:
@@ -38,7 +39,7 @@ def check_bounds(entry: Entry) -> list[Flag]:
     if eps and eps < NOTHING.get(entry.norm or '', 0):
         text = (
             f'{entry.name} has a budget of {eps:.3g} in pixel values of 0..255, of '
-            'which an image file keeps nothing; 8/255 is eps=8'
+            'which an image file keeps next to nothing; 8/255 is eps=8'
         )
         flags.append(flag('budget_tiny', text))
     if sanity.padding_changed:
